@@ -1,0 +1,2 @@
+// Package mux is the tunnel's connection.
+package mux
