@@ -1,0 +1,34 @@
+// Package e2e proves tunnelproxy and tunneld against peers that this project did not write: Kamailio as the PBX, baresip as the
+// phones, SIPp where a test needs a peer that does exactly what it is told. Everything runs in network namespaces (package lab)
+// laid out like this:
+//
+//	phones: baresip, SIPp; a namespace each    tunnelproxy
+//	192.168.77.101 and up                      192.168.77.10   "office"
+//	       |                                        |
+//	======= lan ===================+=========================
+//	                               |
+//	                               | 192.168.77.1
+//	                             "nat"    masquerades
+//	                               | 198.51.100.2
+//	                               |
+//	                               | 198.51.100.1
+//	                             "wan"    both its links are searched for what must not be there
+//	                               | 203.0.113.1
+//	                               |
+//	                               | 203.0.113.10
+//	                             "pbx"    tunneld on port 5090
+//	                               |      Kamailio on 127.0.0.1:5060, 203.0.113.10:5060, 172.20.0.1:5060
+//	                               | 172.20.0.1
+//	                               |
+//	======= desk ==================+=========================
+//	       |
+//	phones and trunk beside the PBX: baresip, SIPp; a namespace each
+//	172.20.0.101 and up
+//
+// A test proves what it says by what was heard (recordings of the phones, tones measured) and by what was on the wire (tcpdump
+// on the links), not by logs of the programs under test. TestPeersDirect* run the peers without the tunnel: when one of those
+// fails the rig is at fault, and nothing else here means anything.
+//
+// The tests need root and the Debian packages that `make test-deps` installs; without them they skip, and fail where CI=true.
+// They are compiled with the build tag e2e only: `make e2e`. What a failed test captured stays with `go test -artifacts`.
+package e2e

@@ -1,0 +1,73 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// Do runs f in the namespace of the host. Sockets that f opens stay there after it has returned; goroutines that it starts do
+// not run there.
+func (h *Host) Do(f func() error) error {
+	done := make(chan error)
+	go func() { done <- inNamespace(filepath.Join(netnsDir, h.netns), f) }()
+	return <-done
+}
+
+// inNamespace runs f on a thread that is in the namespace. If the thread cannot be brought back it dies with the goroutine,
+// as it stays locked.
+func inNamespace(path string, f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	there, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", path, err)
+	}
+	failed := f()
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("leave %s: %w", path, err)
+	}
+	runtime.UnlockOSThread()
+	return failed
+}
+
+// Dial connects from the host, to an IP address and port.
+func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = h.Do(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// ListenUDP opens a UDP socket on the host.
+func (h *Host) ListenUDP(address string) (conn net.PacketConn, err error) {
+	err = h.Do(func() error {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	return conn, err
+}
+
+func (h *Host) sysctl(name, value string) {
+	h.lab.t.Helper()
+	err := h.Do(func() error { return os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0) })
+	if err != nil {
+		h.lab.t.Fatalf("lab: %s: %v", h.Name, err)
+	}
+}

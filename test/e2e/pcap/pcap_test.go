@@ -1,0 +1,99 @@
+package pcap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/netip"
+	"testing"
+)
+
+// capture is a pcap stream with one frame.
+func capture(frame []byte) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
+	b = append(b, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, 1700000000)
+	b = binary.LittleEndian.AppendUint32(b, 250000)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(frame)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(frame)))
+	return append(b, frame...)
+}
+
+// udp is an Ethernet frame with an IPv4 UDP packet from 192.0.2.1:5060 to 192.0.2.2:5062, padded as short frames are.
+func udp(payload string) []byte {
+	b := append(make([]byte, 12), 0x08, 0x00)
+	b = append(b, 0x45, 0, 0, byte(28+len(payload)), 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2)
+	b = append(b, 0x13, 0xc4, 0x13, 0xc6, 0, byte(8+len(payload)), 0, 0)
+	return append(append(b, payload...), 0, 0, 0, 0)
+}
+
+func TestReader(t *testing.T) {
+	stream := capture(udp("payload"))
+	r, err := NewReader(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, dst := netip.MustParseAddrPort("192.0.2.1:5060"), netip.MustParseAddrPort("192.0.2.2:5062")
+	if p.Protocol != UDP || p.Src != src || p.Dst != dst || string(p.Payload) != "payload" || p.Time.UnixMilli() != 1700000000250 {
+		t.Errorf("got %v with %q at %v", p, p.Payload, p.Time)
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("at the end: %v, want EOF", err)
+	}
+	for cut := range stream {
+		r, err := NewReader(bytes.NewReader(stream[:cut]))
+		if err == nil {
+			_, err = r.Next()
+		} else if !errors.Is(err, ErrFormat) {
+			t.Errorf("cut at %d: %v, want ErrFormat", cut, err)
+		}
+		if err == nil {
+			t.Errorf("cut at %d: no error", cut)
+		}
+	}
+}
+
+func TestDecodeCutFrames(t *testing.T) {
+	frame := udp("payload")
+	for cut := range frame {
+		new(Packet).decode(frame[:cut]) // must not panic
+	}
+}
+
+func TestSIP(t *testing.T) {
+	p := &Packet{Protocol: UDP, Payload: []byte("INVITE sip:b@example.com SIP/2.0\r\nCSeq: 7 INVITE\r\n\r\nv=0\r\nc=IN IP4 192.0.2.1\r\n")}
+	m, ok := p.SIP()
+	if !ok || m.Method != "INVITE" || m.CSeqMethod() != "INVITE" || len(m.SDP('c')) != 1 || m.SDP('c')[0] != "IN IP4 192.0.2.1" {
+		t.Errorf("request: %v %+v", ok, m)
+	}
+	p.Payload = []byte("SIP/2.0 200 OK\r\ncseq: 7 INVITE\r\n\r\n")
+	if m, ok := p.SIP(); !ok || m.Status != 200 || m.CSeqMethod() != "INVITE" {
+		t.Errorf("response: %v %+v", ok, m)
+	}
+	for _, payload := range []string{"", "\r\n\r\n", "garbage", "HTTP/1.1 200 OK\r\n\r\n", "SIP/2.0 x y\r\n\r\n"} {
+		p.Payload = []byte(payload)
+		if m, ok := p.SIP(); ok {
+			t.Errorf("%q passes for SIP: %+v", payload, m)
+		}
+	}
+}
+
+func TestStreams(t *testing.T) {
+	packet := func(sequence uint16, ssrc uint32, payload string) *Packet {
+		b := binary.BigEndian.AppendUint16([]byte{0x80, 0}, sequence)
+		b = binary.BigEndian.AppendUint32(b, 160*uint32(sequence))
+		b = binary.BigEndian.AppendUint32(b, ssrc)
+		return &Packet{Protocol: UDP, Payload: append(b, payload...)}
+	}
+	rtcp := packet(0, 1, "report")
+	rtcp.Payload[1] = 200
+	streams := Streams([]*Packet{packet(65535, 1, "a"), packet(0, 1, "b"), packet(9, 2, "x"), packet(3, 1, "d"), packet(1, 1, "c"), rtcp})
+	if len(streams) != 2 || string(streams[0].Payload(0)) != "abcd" || streams[0].Lost() != 1 || streams[1].Lost() != 0 {
+		t.Errorf("got %d streams: %+v", len(streams), streams)
+	}
+}
