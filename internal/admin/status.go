@@ -1,0 +1,141 @@
+package admin
+
+import "time"
+
+// The parts of a status that both programs have. Absent times and figures are left out of the JSON. Durations are in
+// seconds or milliseconds as their names say, so that scripts need no parser for them.
+
+// Program says what is running.
+type Program struct {
+	Name     string    `json:"name"`
+	Version  string    `json:"version"`
+	Protocol string    `json:"protocol"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+}
+
+// Phone is a phone that is registered, or trying to.
+type Phone struct {
+	Session   string    `json:"session,omitempty"` // of tunneld: whose phone it is
+	Key       string    `json:"key"`               // the same on both sides of the tunnel
+	AOR       string    `json:"aor,omitempty"`
+	Contact   string    `json:"contact,omitempty"`
+	Source    string    `json:"source,omitempty"` // of tunnelproxy: where the phone is in its LAN
+	Port      uint16    `json:"port,omitempty"`   // the PBX-side port of the phone
+	UserAgent string    `json:"user_agent,omitempty"`
+	Expires   time.Time `json:"expires,omitzero"`
+}
+
+// Call is a call from its INVITE to its end.
+type Call struct {
+	Session   string    `json:"session,omitempty"`
+	CallID    string    `json:"call_id"`
+	From      string    `json:"from"`
+	To        string    `json:"to"`
+	Direction string    `json:"direction"` // up: from a phone to the PBX; down: the other way
+	Started   time.Time `json:"started"`
+	Answered  time.Time `json:"answered,omitzero"`
+}
+
+// Relay is the pair of RTP and RTCP ports of one medium of a call, with what passed it on its own side of the tunnel:
+// the PBX's in tunneld, the phone's in tunnelproxy. PBXAddress is the same in both programs; what one has in, the other
+// has out, but for what was lost between them.
+type Relay struct {
+	Session    string    `json:"session,omitempty"`
+	PBXAddress string    `json:"pbx_address"`           // tunneld's port, which the PBX sends to
+	LANAddress string    `json:"lan_address,omitempty"` // tunnelproxy's port, which the phone sends to
+	Remote     string    `json:"remote,omitempty"`      // who it sends to
+	PacketsIn  uint64    `json:"packets_in"`
+	PacketsOut uint64    `json:"packets_out"`
+	BytesIn    uint64    `json:"bytes_in,omitempty"`
+	BytesOut   uint64    `json:"bytes_out,omitempty"`
+	Lost       uint64    `json:"lost"` // missing from the RTP sequence numbers of packets_in
+	JitterMS   float64   `json:"jitter_ms"`
+	Dropped    uint64    `json:"dropped"`
+	Ended      time.Time `json:"ended,omitzero"`
+}
+
+// RelayTotals counts all relays since the start of the program, those that are gone too.
+type RelayTotals struct {
+	Opened     uint64 `json:"opened"`
+	PacketsIn  uint64 `json:"packets_in"`
+	PacketsOut uint64 `json:"packets_out"`
+	Lost       uint64 `json:"lost"`
+	Dropped    uint64 `json:"dropped"`
+}
+
+// Add counts a relay in.
+func (t *RelayTotals) Add(r Relay) {
+	t.Opened++
+	t.PacketsIn += r.PacketsIn
+	t.PacketsOut += r.PacketsOut
+	t.Lost += r.Lost
+	t.Dropped += r.Dropped
+}
+
+// Session is an office that is, or a moment ago was, connected to tunneld.
+type Session struct {
+	ID         string    `json:"id"`
+	Credential string    `json:"credential"`
+	Remote     string    `json:"remote"`
+	Since      time.Time `json:"since"`
+	Attached   bool      `json:"attached"` // false: its connection is gone and it may come back within the grace
+	RTTMS      float64   `json:"rtt_ms,omitempty"`
+	BytesIn    uint64    `json:"bytes_in"`
+	BytesOut   uint64    `json:"bytes_out"`
+	Phones     int       `json:"phones"`
+	Calls      int       `json:"calls"`
+}
+
+// PBX is what tunneld knows about the health of the PBX.
+type PBX struct {
+	Name    string    `json:"name"`    // as configured
+	Address string    `json:"address"` // what the name resolved to
+	Answers bool      `json:"answers"` // to the last OPTIONS
+	RTTMS   float64   `json:"rtt_ms,omitempty"`
+	Checked time.Time `json:"checked,omitzero"`
+	Error   string    `json:"error,omitempty"`
+}
+
+// Tunnel is the connection of tunnelproxy.
+type Tunnel struct {
+	Server    string    `json:"server"`
+	Name      string    `json:"name"`
+	Pin       string    `json:"pin,omitempty"`
+	Up        bool      `json:"up"`
+	Since     time.Time `json:"since,omitzero"` // of the present state
+	RTTMS     float64   `json:"rtt_ms,omitempty"`
+	Domain    string    `json:"domain,omitempty"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// DaemonStatus is the answer of tunneld to GET /v1/status.
+type DaemonStatus struct {
+	Program
+	Listen        string            `json:"listen"`
+	PublicAddress string            `json:"public_address"`
+	Pin           string            `json:"pin"`
+	MediaAddress  string            `json:"media_address"`
+	PBX           PBX               `json:"pbx"`
+	Sessions      []Session         `json:"sessions"`
+	Phones        []Phone           `json:"phones"`
+	Calls         []Call            `json:"calls"`
+	Relays        []Relay           `json:"relays"`
+	EndedRelays   []Relay           `json:"ended_relays"` // the latest, newest last
+	RelayTotals   RelayTotals       `json:"relay_totals"`
+	Counters      map[string]uint64 `json:"counters"`
+}
+
+// ProxyStatus is the answer of tunnelproxy to GET /v1/status.
+type ProxyStatus struct {
+	Program
+	SIPListen   string            `json:"sip_listen"`
+	LANAddress  string            `json:"lan_address"`
+	Tunnel      Tunnel            `json:"tunnel"`
+	Phones      []Phone           `json:"phones"`
+	Calls       []Call            `json:"calls"`
+	Relays      []Relay           `json:"relays"`
+	EndedRelays []Relay           `json:"ended_relays"`
+	RelayTotals RelayTotals       `json:"relay_totals"`
+	Counters    map[string]uint64 `json:"counters"`
+}

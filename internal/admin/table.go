@@ -1,0 +1,222 @@
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// WriteJSON writes a status or another answer for scripts, indented.
+func WriteJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
+}
+
+// WriteTable writes the status for a person.
+func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
+	p := newPage(w)
+	p.header(s.Program, now)
+	p.fact("listening", "%s, offices connect to %s", s.Listen, s.PublicAddress)
+	p.fact("key", "%s", s.Pin)
+	p.fact("PBX", "%s", s.PBX.describe(now))
+	p.fact("media", "%s: %d packets in, %d out, %d lost, %d dropped since the start",
+		s.MediaAddress, s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped)
+	p.table("sessions", "none: no office is connected", "SESSION\tCREDENTIAL\tFROM\tSTATE\tSINCE\tRTT\tPHONES\tCALLS", len(s.Sessions), func(i int) []any {
+		e := s.Sessions[i]
+		state := "up"
+		if !e.Attached {
+			state = "cut, waiting"
+		}
+		return []any{e.ID, e.Credential, e.Remote, state, ago(now, e.Since), millis(e.RTTMS), e.Phones, e.Calls}
+	})
+	p.phones(s.Phones, now)
+	p.calls(s.Calls, now)
+	p.relays(s.Relays)
+	p.counters(s.Counters)
+	return p.flush()
+}
+
+// WriteTable writes the status for a person.
+func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
+	p := newPage(w)
+	p.header(s.Program, now)
+	p.fact("phones use", "%s as their outbound proxy (listening on %s, UDP and TCP)", s.LANAddress, s.SIPListen)
+	p.fact("tunnel", "%s", s.Tunnel.describe(now))
+	p.fact("media", "%d packets in, %d out, %d lost, %d dropped since the start",
+		s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped)
+	p.phones(s.Phones, now)
+	p.calls(s.Calls, now)
+	p.relays(s.Relays)
+	p.counters(s.Counters)
+	return p.flush()
+}
+
+func (b PBX) describe(now time.Time) string {
+	text := b.Name
+	if b.Address != b.Name && b.Address != "" {
+		text += " (" + b.Address + ")"
+	}
+	switch {
+	case b.Checked.IsZero():
+		return text + ", not asked yet"
+	case b.Answers:
+		return text + ", answers OPTIONS in " + millis(b.RTTMS)
+	}
+	return fmt.Sprintf("%s, DOES NOT ANSWER (asked %s ago): %s", text, ago(now, b.Checked), b.Error)
+}
+
+func (t Tunnel) describe(now time.Time) string {
+	state := "DOWN"
+	if t.Up {
+		state = "up"
+	}
+	text := fmt.Sprintf("%s as %s, %s", t.Server, t.Name, state)
+	if !t.Since.IsZero() {
+		text += " for " + ago(now, t.Since)
+	}
+	if t.Up && t.RTTMS > 0 {
+		text += ", round trip " + millis(t.RTTMS)
+	}
+	if t.Up && t.Domain != "" {
+		text += ", domain of the PBX " + t.Domain
+	}
+	if !t.Up && t.LastError != "" {
+		text += ": " + t.LastError
+	}
+	return text
+}
+
+// page writes facts and tables; what is written shows at flush. Cells are cleaned: phones choose their texts.
+type page struct {
+	*tabwriter.Writer
+}
+
+func newPage(w io.Writer) page { return page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)} }
+
+func (p page) flush() error { return p.Flush() }
+
+func (p page) header(program Program, now time.Time) {
+	p.fact(program.Name, "%s, protocol %s, process %d, up %s", program.Version, program.Protocol, program.PID, ago(now, program.Started))
+}
+
+func (p page) fact(name, format string, args ...any) {
+	fmt.Fprintf(p, "%s\t%s\n", clean(name), clean(fmt.Sprintf(format, args...)))
+}
+
+func (p page) table(title, none, head string, n int, row func(i int) []any) {
+	_ = p.Flush() // Columns of one table are not aligned with those of the next. The last Flush reports a broken pipe.
+	if n == 0 {
+		fmt.Fprintf(p, "\n%s: %s\n", title, none)
+		return
+	}
+	fmt.Fprintf(p, "\n%s: %d\n", title, n)
+	fmt.Fprintln(p, head)
+	for i := range n {
+		cells := row(i)
+		texts := make([]string, len(cells))
+		for j, cell := range cells {
+			texts[j] = short(clean(fmt.Sprint(cell)))
+		}
+		fmt.Fprintln(p, strings.Join(texts, "\t"))
+	}
+}
+
+func (p page) phones(phones []Phone, now time.Time) {
+	p.table("phones", "none is registered", "AOR\tSESSION\tSOURCE\tPBX-SIDE PORT\tEXPIRES\tUSER-AGENT", len(phones), func(i int) []any {
+		e := phones[i]
+		name := e.AOR
+		if name == "" {
+			name = e.Key
+		}
+		port := ""
+		if e.Port != 0 {
+			port = fmt.Sprint(e.Port)
+		}
+		expires := ""
+		if !e.Expires.IsZero() {
+			expires = ago(e.Expires, now)
+		}
+		return []any{name, e.Session, e.Source, port, expires, e.UserAgent}
+	})
+}
+
+func (p page) calls(calls []Call, now time.Time) {
+	p.table("calls", "none", "FROM\tTO\tDIRECTION\tSTATE\tFOR\tSESSION\tCALL-ID", len(calls), func(i int) []any {
+		e := calls[i]
+		state, since := "ringing", e.Started
+		if !e.Answered.IsZero() {
+			state, since = "talking", e.Answered
+		}
+		return []any{e.From, e.To, e.Direction, state, ago(now, since), e.Session, e.CallID}
+	})
+}
+
+func (p page) relays(relays []Relay) {
+	used := slices.DeleteFunc(slices.Clone(relays), func(r Relay) bool { return r.PacketsIn+r.PacketsOut+r.Dropped == 0 })
+	none := "none in use"
+	if ahead := len(relays) - len(used); ahead > 0 {
+		none += fmt.Sprintf(", %d ready", ahead)
+	}
+	p.table("relays", none, "PBX SIDE\tLAN SIDE\tREMOTE\tIN\tOUT\tLOST\tJITTER\tDROPPED", len(used), func(i int) []any {
+		e := used[i]
+		return []any{e.PBXAddress, e.LANAddress, e.Remote, e.PacketsIn, e.PacketsOut, e.Lost, millis(e.JitterMS), e.Dropped}
+	})
+}
+
+func (p page) counters(counters map[string]uint64) {
+	names := slices.Sorted(maps.Keys(counters))
+	names = slices.DeleteFunc(names, func(name string) bool { return counters[name] == 0 })
+	p.table("counters", "nothing was dropped or refused", "COUNT\tWHAT", len(names), func(i int) []any {
+		return []any{counters[names[i]], names[i]}
+	})
+}
+
+// clean replaces what would draw on a terminal or break a column.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// short fits a text into a cell.
+func short(s string) string {
+	const longest = 60
+	switch {
+	case s == "":
+		return "-"
+	case len(s) > longest:
+		return s[:longest-3] + "..."
+	}
+	return s
+}
+
+func millis(ms float64) string {
+	if ms <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f ms", ms)
+}
+
+// ago is the time from then to now with two units at most: 3d4h, 2h5m, 1m3s.
+func ago(now, then time.Time) string {
+	d := max(0, now.Sub(then)).Round(time.Second)
+	day := 24 * time.Hour
+	switch {
+	case d >= day:
+		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
+}
