@@ -1,0 +1,302 @@
+package sipfwd
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+const (
+	maxBindings  = 32        // of one phone
+	lineParam    = "st-line" // tells apart Contacts of one phone that have the same user
+	maxURILength = 1024
+)
+
+// pbxBinding ties the URI that the PBX knows, user@port, to the Contact URI of
+// the phone. Exported fields are the phone's state as the client keeps it.
+type pbxBinding struct {
+	URI     string    `json:"uri"`            // the phone's own, byte for byte
+	User    string    `json:"user"`           // of both URIs
+	Line    int       `json:"line,omitempty"` // 0, or the value of lineParam
+	AOR     string    `json:"aor"`
+	Agent   string    `json:"agent,omitempty"`
+	Expires time.Time `json:"expires"` // zero: provisional, no 2xx yet
+
+	expiry slot
+}
+
+// restore takes over the state that the client kept. It is the client's word:
+// what it can do is to say which of its own phone's Contacts a request to this
+// port means.
+func (p *pbxPhone) restore(state []byte) {
+	var kept []*pbxBinding
+	if len(state) == 0 {
+		return
+	}
+	if json.Unmarshal(state, &kept) != nil {
+		p.count("sip.dropped.bad_state")
+		return
+	}
+	for _, b := range kept {
+		_, ok := sipmsg.ParseURI([]byte(b.URI))
+		life := time.Until(b.Expires)
+		if !ok || len(b.URI) > maxURILength || strings.ContainsAny(b.URI, "\r\n<>\" ") || life <= 0 || len(p.bindings) >= maxBindings {
+			continue
+		}
+		p.bindings = append(p.bindings, b)
+		p.keep(b, min(life, 7*24*time.Hour))
+	}
+}
+
+func (p *pbxPhone) saveState() {
+	var granted []*pbxBinding
+	for _, b := range p.bindings {
+		if !b.Expires.IsZero() {
+			granted = append(granted, b)
+		}
+	}
+	if state, err := json.Marshal(granted); err == nil && p.side.cfg.SaveState != nil {
+		p.side.cfg.SaveState(p.id, state)
+	}
+}
+
+// keep lets b end after life, and some time for a refresh that is late.
+func (p *pbxPhone) keep(b *pbxBinding, life time.Duration) {
+	p.edge.arm(&b.expiry, life+legLinger, func() {
+		p.drop(b, "registration expired")
+		p.saveState()
+	})
+}
+
+func (p *pbxPhone) drop(b *pbxBinding, reason string) {
+	b.expiry.stop()
+	i := slices.Index(p.bindings, b)
+	if i < 0 {
+		return
+	}
+	p.bindings = slices.Delete(p.bindings, i, i+1)
+	if !b.Expires.IsZero() {
+		p.side.cfg.Events.PhoneGone(p.info(b), reason)
+	}
+}
+
+// registering makes provisional bindings for the Contacts of the REGISTER m, so
+// that they can be told apart and found when the PBX is quicker with a request
+// than with its 2xx.
+func (p *pbxPhone) registering(m *sipmsg.Message) {
+	it := m.Values(sipmsg.Contact)
+	for it.Next() {
+		a := it.Addr()
+		u, ok := sipmsg.ParseURI(a.URI)
+		if a.Star || !ok || p.bindingOf(a.URI) != nil {
+			continue
+		}
+		if len(p.bindings) >= maxBindings || len(a.URI) > maxURILength {
+			p.count("sip.refused.too_many_bindings")
+			continue
+		}
+		b := &pbxBinding{URI: string(a.URI), User: string(u.User), AOR: string(m.ToURI())}
+		for p.bindingFor(b.User, b.Line) != nil {
+			b.Line++
+		}
+		p.bindings = append(p.bindings, b)
+		p.edge.arm(&b.expiry, txTimeout, func() { p.drop(b, "not registered") })
+	}
+}
+
+// registered commits what the final response m to the REGISTER of c granted and
+// gives the phone its own Contacts back.
+func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
+	if status >= 300 {
+		// A challenge keeps the provisional bindings for the next attempt.
+		return
+	}
+	var req sipmsg.Message
+	if req.Parse(c.request) != nil {
+		return
+	}
+	aor, agent := string(m.ToURI()), headerText(&req, sipmsg.UserAgent)
+	granted := make(map[*pbxBinding]time.Duration)
+	for it := m.Values(sipmsg.Contact); it.Next(); {
+		a := it.Addr()
+		if b := p.bindingAt(a.URI); b != nil {
+			granted[b] = grantedExpiry(m, a)
+			m.Replace(a.URISpan, []byte(b.URI))
+		}
+	}
+	for b, life := range granted {
+		if life > 0 {
+			p.grant(b, aor, agent, life)
+		}
+	}
+	star := false
+	for it := req.Values(sipmsg.Contact); it.Next(); {
+		a := it.Addr()
+		star = star || a.Star
+		if b := p.bindingAt(a.URI); b != nil && granted[b] == 0 {
+			p.drop(b, "unregistered")
+		}
+	}
+	if star {
+		for _, b := range slices.Clone(p.bindings) {
+			if granted[b] == 0 && b.AOR == aor {
+				p.drop(b, "unregistered")
+			}
+		}
+	}
+	p.saveState()
+}
+
+func (p *pbxPhone) grant(b *pbxBinding, aor, agent string, life time.Duration) {
+	isNew := b.Expires.IsZero()
+	b.AOR, b.Agent, b.Expires = aor, agent, time.Now().Add(life)
+	p.keep(b, life)
+	if isNew {
+		p.side.cfg.Events.PhoneRegistered(p.info(b))
+	}
+}
+
+// bindingOf finds a binding by the phone's own URI.
+func (p *pbxPhone) bindingOf(uri []byte) *pbxBinding {
+	for _, b := range p.bindings {
+		if b.URI == string(uri) {
+			return b
+		}
+	}
+	return nil
+}
+
+func (p *pbxPhone) bindingFor(user string, line int) *pbxBinding {
+	for _, b := range p.bindings {
+		if b.User == user && b.Line == line {
+			return b
+		}
+	}
+	return nil
+}
+
+// bindingAt finds the binding that uri, a URI at this phone's port, means.
+func (p *pbxPhone) bindingAt(uri []byte) *pbxBinding {
+	u, ok := sipmsg.ParseURI(uri)
+	if !ok || u.Port != int(p.port.addr.Port()) ||
+		string(bytes.Trim(u.Host, "[]")) != p.port.addr.Addr().String() {
+		return nil
+	}
+	return p.bindingFor(string(u.User), lineOf(u))
+}
+
+func lineOf(u sipmsg.URI) int {
+	v, _ := sipmsg.Param(u.Params, lineParam)
+	n, _ := strconv.Atoi(string(v))
+	return n
+}
+
+// phoneURI is the Request-URI for the request m of the PBX: the phone's own
+// Contact, byte for byte. In a dialog that is the dialog's latest, else that of
+// the binding, else that of the port's only binding with the user that was
+// asked for.
+func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
+	if l != nil && l.contact != nil && m.ToTag() != nil {
+		return l.contact, true
+	}
+	u, ok := sipmsg.ParseURI(m.RequestURI())
+	if !ok {
+		return nil, false
+	}
+	if b := p.bindingFor(string(u.User), lineOf(u)); b != nil {
+		return []byte(b.URI), true
+	}
+	if len(p.bindings) != 1 || len(u.User) == 0 {
+		return nil, false
+	}
+	b := p.bindings[0]
+	own, _ := sipmsg.ParseURI([]byte(b.URI))
+	scheme, rest, _ := strings.Cut(b.URI, ":")
+	if len(own.User) > 0 {
+		rest = rest[len(own.User)+1:]
+	}
+	return []byte(scheme + ":" + string(u.User) + "@" + rest), true
+}
+
+// rewriteContacts puts this phone's port into the Contacts of m, a message of
+// the phone: the PBX must find the phone at an address that it can reach.
+func (p *pbxPhone) rewriteContacts(m *sipmsg.Message) {
+	for it := m.Values(sipmsg.Contact); it.Next(); {
+		a := it.Addr()
+		u, ok := sipmsg.ParseURI(a.URI)
+		if a.Star || !ok {
+			continue
+		}
+		uri := append([]byte("sip:"), u.User...)
+		if len(u.User) > 0 {
+			uri = append(uri, '@')
+		}
+		uri = append(uri, p.port.addr.String()...)
+		uri = appendParams(uri, u.Params, "transport", "alias", lineParam)
+		bracketed := a.URISpan.Start > 0 && m.Bytes()[a.URISpan.Start-1] == '<'
+		if b := p.bindingOf(a.URI); b != nil && b.Line != 0 {
+			uri = append(uri, ";"+lineParam+"="+strconv.Itoa(b.Line)...)
+			if !bracketed { // else the parameter would be the header's
+				uri = append(append([]byte("<"), uri...), '>')
+			}
+		}
+		m.Replace(a.URISpan, uri)
+		if _, has := sipmsg.Param(a.Params, "reg-id"); has {
+			m.Replace(a.ParamsSpan, appendParams(nil, a.Params, "reg-id"))
+		}
+	}
+}
+
+// appendParams appends the ";name=value" parameters of params to dst, all but
+// those named in drop.
+func appendParams(dst, params []byte, drop ...string) []byte {
+	for len(params) > 0 {
+		end := paramEnd(params)
+		name, _, _ := bytes.Cut(bytes.Trim(params[:end], "; \t\r\n"), []byte("="))
+		if !slices.ContainsFunc(drop, func(d string) bool { return strings.EqualFold(d, string(bytes.TrimSpace(name))) }) {
+			dst = append(dst, params[:end]...)
+		}
+		params = params[end:]
+	}
+	return dst
+}
+
+// paramEnd is the length of the first parameter with its leading semicolon.
+func paramEnd(params []byte) int {
+	quoted := false
+	for i := 1; i < len(params); i++ {
+		switch c := params[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && c == ';':
+			return i
+		}
+	}
+	return len(params)
+}
+
+func (p *pbxPhone) info(b *pbxBinding) PhoneInfo {
+	return PhoneInfo{
+		Key: p.key, AOR: b.AOR, Contact: b.URI, UserAgent: b.Agent,
+		Port: p.port.addr.Port(), Expires: b.Expires,
+	}
+}
+
+func (p *pbxPhone) infos() []PhoneInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	infos := make([]PhoneInfo, 0, len(p.bindings))
+	for _, b := range p.bindings {
+		if !b.Expires.IsZero() {
+			infos = append(infos, p.info(b))
+		}
+	}
+	return infos
+}

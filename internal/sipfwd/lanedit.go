@@ -1,0 +1,189 @@
+package sipfwd
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/sdp"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// editRequestUp makes the edits that the office half makes to every request of
+// a phone: see the table in ARCHITECTURE.md.
+func (p *lanPhone) editRequestUp(f *flow, m *sipmsg.Message) {
+	m.SetViaReceived(f.remote.Addr(), f.remote.Port())
+	if p.addressedToUs(f, m.RequestURI()) {
+		if uri := p.inDomain(m.RequestURI()); uri != nil {
+			m.SetRequestURI(uri)
+		}
+	}
+	p.stripOwnRoutes(f, m)
+	for _, k := range []sipmsg.Kind{sipmsg.ReferTo, sipmsg.ReferredBy} {
+		it := m.Values(k)
+		for it.Next() {
+			a := it.Addr()
+			if p.addressedToUs(f, a.URI) {
+				if uri := p.inDomain(a.URI); uri != nil {
+					m.Replace(a.URISpan, uri)
+				}
+			}
+		}
+	}
+	stripOutbound(m)
+}
+
+// addressedToUs says whether uri names this proxy by the address that the phone
+// on f knows.
+func (p *lanPhone) addressedToUs(f *flow, uri []byte) bool {
+	u, ok := sipmsg.ParseURI(uri)
+	if !ok {
+		return false
+	}
+	port := u.Port
+	if port == 0 {
+		port = 5060
+	}
+	a, err := netip.ParseAddr(string(bytes.Trim(u.Host, "[]")))
+	if err != nil || port != int(f.local.Port()) {
+		return false
+	}
+	return a == f.local.Addr() || a == p.side.cfg.LANAddress
+}
+
+// inDomain is uri with the PBX's domain in place of our own address, nil while
+// the domain is unknown.
+func (p *lanPhone) inDomain(uri []byte) []byte {
+	domain := p.side.cfg.Tunnel.Domain()
+	u, ok := sipmsg.ParseURI(uri)
+	if !ok || domain == "" {
+		return nil
+	}
+	hostport := append([]byte(nil), u.Host...)
+	hostport = append(hostport, portSuffix(u.Port)...)
+	at := bytes.Index(uri, []byte(":")) + 1
+	if len(u.User) > 0 {
+		at += len(u.User) + 1
+	}
+	out := append([]byte(nil), uri[:at]...)
+	out = append(out, domain...)
+	return append(out, uri[at+len(hostport):]...)
+}
+
+// stripOwnRoutes removes the leading Route entries that name us, RFC 3261
+// section 16.4.
+func (p *lanPhone) stripOwnRoutes(f *flow, m *sipmsg.Message) {
+	it := m.Values(sipmsg.Route)
+	for it.Next() {
+		a := it.Addr()
+		if !p.addressedToUs(f, a.URI) {
+			return
+		}
+		m.RemoveValue(sipmsg.Route, a.Value)
+	}
+}
+
+// removeOwnRecordRoute hides us from the PBX, which could not send to a LAN
+// address.
+func (p *lanPhone) removeOwnRecordRoute(m *sipmsg.Message) {
+	if p.flow == nil {
+		return
+	}
+	it := m.Values(sipmsg.RecordRoute)
+	for it.Next() {
+		if a := it.Addr(); p.addressedToUs(p.flow, a.URI) {
+			m.RemoveValue(sipmsg.RecordRoute, a.Value)
+		}
+	}
+}
+
+// rewriteSDP points the m-lines of p.sdp, which is m's, to the side of our
+// media ports that where selects.
+func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) netip.AddrPort) {
+	start, end, ok := sdpSpan(m)
+	if !ok {
+		return
+	}
+	body := p.sdp.Rewrite(nil, func(i int, _ sdp.Media) (sdp.Target, bool) {
+		if i >= len(l.lines) || l.lines[i].port == nil {
+			return sdp.Target{}, false
+		}
+		at := where(l.lines[i].port)
+		return sdp.Target{RTP: at, RTCP: netip.AddrPortFrom(at.Addr(), at.Port()+1)}, true
+	})
+	m.SetBody(start, end, body)
+}
+
+// registered notes what the 2xx m to a REGISTER on f granted.
+func (p *lanPhone) registered(f *flow, m *sipmsg.Message) {
+	aor := string(m.ToURI())
+	granted := make(map[string]time.Duration)
+	it := m.Values(sipmsg.Contact)
+	for it.Next() {
+		if a := it.Addr(); !a.Star {
+			granted[string(a.URI)] = grantedExpiry(m, a)
+		}
+	}
+	s := p.edge.servers[requestKey(m)]
+	var req sipmsg.Message
+	if s == nil || req.Parse(s.request) != nil {
+		return
+	}
+	agent := headerText(&req, sipmsg.UserAgent)
+	star := false
+	for it := req.Values(sipmsg.Contact); it.Next(); {
+		a := it.Addr()
+		star = star || a.Star
+		uri := string(a.URI)
+		if life, ok := granted[uri]; ok && life > 0 {
+			p.bind(uri, aor, agent, f, life)
+		} else {
+			p.unbind(uri, "unregistered")
+		}
+	}
+	if star {
+		for uri, b := range p.bindings {
+			if _, still := granted[uri]; !still && b.info.AOR == aor {
+				p.unbind(uri, "unregistered")
+			}
+		}
+	}
+}
+
+func (p *lanPhone) bind(uri, aor, agent string, f *flow, life time.Duration) {
+	b := p.bindings[uri]
+	isNew := b == nil
+	if isNew {
+		b = new(lanBinding)
+		p.bindings[uri] = b
+	}
+	b.flow = f
+	b.info = PhoneInfo{
+		Key: p.key, AOR: aor, Contact: uri, Source: f.String(),
+		UserAgent: agent, Expires: time.Now().Add(life),
+	}
+	p.edge.arm(&b.expires, life+legLinger, func() { p.unbind(uri, "registration expired") })
+	if isNew {
+		p.side.cfg.Events.PhoneRegistered(b.info)
+	}
+}
+
+func (p *lanPhone) unbind(uri, reason string) {
+	b := p.bindings[uri]
+	if b == nil {
+		return
+	}
+	b.expires.stop()
+	delete(p.bindings, uri)
+	p.side.cfg.Events.PhoneGone(b.info, reason)
+}
+
+func (p *lanPhone) infos() []PhoneInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	infos := make([]PhoneInfo, 0, len(p.bindings))
+	for _, b := range p.bindings {
+		infos = append(infos, b.info)
+	}
+	return infos
+}

@@ -1,0 +1,343 @@
+package sipfwd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+const (
+	maxPhones  = 1024
+	phoneInbox = 64               // messages of one phone that wait for it to be served
+	phoneIdle  = 10 * time.Minute // a phone without binding, dialog and message is forgotten
+	openWait   = 5 * time.Second  // for the tunnel to open a phone
+	allocWait  = 2 * time.Second  // for the tunnel to allocate a relay
+)
+
+// Tunnel is what LANSide needs of the tunnel client.
+type Tunnel interface {
+	// Up says whether the tunnel is connected now.
+	Up() bool
+	// OpenPhone gives the phone that key recognises its SIP socket on the PBX
+	// side. One packet is one SIP message; the address given to WriteTo is
+	// ignored. The same key gets the same port again.
+	OpenPhone(ctx context.Context, key string) (net.PacketConn, error)
+	// Domain is the PBX's domain, empty until the tunnel has been up.
+	Domain() string
+}
+
+// MediaPort carries one m-line: a port pair on the office's LAN, joined through
+// the tunnel to a relay beside the PBX. RTCP ports are one above the RTP ports.
+type MediaPort interface {
+	LAN() netip.AddrPort // what the phone sends to
+	PBX() netip.AddrPort // what the PBX sends to
+	// SetPhone says where the phone wants its media, and the address that its
+	// signalling comes from. The zero address stops sending.
+	SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr)
+	Stats() MediaStats
+	Close() error
+}
+
+// LANSideConfig configures a LANSide. Events and Counters may be nil.
+type LANSideConfig struct {
+	LANAddress netip.Addr // what phones on UDP are told to reach us by
+	Tunnel     Tunnel
+	Allocate   func(ctx context.Context) (MediaPort, error)
+	// Networks are served besides loopback, private, link-local and on-link
+	// sources.
+	Networks []netip.Prefix
+	Events   Events
+	Counters *counter.Set
+}
+
+// LANSide is the half of the proxy that faces the phones of an office. Its
+// methods are safe for concurrent use.
+type LANSide struct {
+	cfg      LANSideConfig
+	counters *counter.Set
+	onLink   []netip.Prefix
+	done     chan struct{}
+	wg       sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	closers []io.Closer
+	phones  map[string]*lanPhone
+	flows   map[flowKey]*flow // of UDP
+	byFlow  map[*flow]*lanPhone
+	streams map[*stream]struct{}
+}
+
+type flowKey struct {
+	conn   *net.UDPConn
+	remote netip.AddrPort
+}
+
+// NewLANSide returns a proxy half that serves nobody yet: see ServeUDP and
+// ServeTCP.
+func NewLANSide(cfg LANSideConfig) *LANSide {
+	if cfg.Events == nil {
+		cfg.Events = noEvents{}
+	}
+	if cfg.Counters == nil {
+		cfg.Counters = new(counter.Set)
+	}
+	return &LANSide{
+		cfg: cfg, counters: cfg.Counters, onLink: onLinkPrefixes(), done: make(chan struct{}),
+		phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
+		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}),
+	}
+}
+
+// onLinkPrefixes are the networks of this machine's interfaces. A machine that
+// cannot tell serves private sources only.
+func onLinkPrefixes() []netip.Prefix {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var prefixes []netip.Prefix
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			prefixes = append(prefixes, p.Masked())
+		}
+	}
+	return prefixes
+}
+
+// serves is the door: whether a source belongs to the office.
+func (s *LANSide) serves(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() {
+		return true
+	}
+	within := func(p netip.Prefix) bool { return p.Contains(a) }
+	return slices.ContainsFunc(s.onLink, within) || slices.ContainsFunc(s.cfg.Networks, within)
+}
+
+func (s *LANSide) closing() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// addCloser registers a listener and accounts for the goroutine that serves it.
+func (s *LANSide) addCloser(c io.Closer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		c.Close()
+		return false
+	}
+	s.closers = append(s.closers, c)
+	s.wg.Add(1)
+	return true
+}
+
+// deliver hands b, one message from f, to the phone that it belongs to. b and m
+// are the caller's again afterwards.
+func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
+	s.mu.Lock()
+	p := s.byFlow[f]
+	s.mu.Unlock()
+	if p == nil || bytes.HasPrefix(b, []byte("REGISTER ")) {
+		// A flow is new, or may have changed hands: another phone on an old
+		// address shows itself by its instance, RFC 5626 section 4.1.
+		if err := m.Parse(b); err != nil {
+			s.malformed(f, m, err)
+			return
+		}
+		if p == nil && !m.IsRequest() {
+			s.counters.Counter("sip.dropped.stray_response").Inc()
+			return
+		}
+		if q := s.phoneOf(f, m, p); q != p {
+			if q == nil {
+				f.send(responseTo(m, 503, "Service Unavailable", randomHex(), "Retry-After", "60"))
+				return
+			}
+			p = q
+		}
+	}
+	select {
+	case p.inbox <- inbound{f, bytes.Clone(b)}:
+	default:
+		s.counters.Counter("sip.dropped.inbox_full").Inc()
+	}
+}
+
+// malformed answers what can be answered. Nothing else notices.
+func (s *LANSide) malformed(f *flow, m *sipmsg.Message, err error) {
+	s.counters.Counter("sip.refused.malformed").Inc()
+	if res := badRequest(m, err); res != nil {
+		f.send(res)
+	}
+}
+
+// badRequest is the response to a request that Parse refused with err, nil when
+// it cannot or must not be answered.
+func badRequest(m *sipmsg.Message, err error) []byte {
+	var pe *sipmsg.ParseError
+	if !errors.As(err, &pe) || pe.Code == 0 || !m.IsRequest() || string(m.Method()) == "ACK" {
+		return nil
+	}
+	return responseTo(m, pe.Code, pe.Reason, randomHex())
+}
+
+// phoneOf finds or makes the phone that the request m on f belongs to; p is the
+// one that f belonged to. It is nil when there are too many.
+func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
+	key := phoneKey(f, m)
+	if p != nil && (p.key == key || !strings.HasPrefix(key, instancePrefix)) {
+		return p
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.phones[key]
+	if q == nil {
+		if s.closed || len(s.phones) >= maxPhones {
+			s.counters.Counter("sip.refused.too_many_phones").Inc()
+			return nil
+		}
+		q = newLANPhone(s, key)
+		s.phones[key] = q
+		s.wg.Add(1)
+		go q.serve()
+	}
+	s.byFlow[f] = q
+	if f.udp != nil {
+		s.flows[flowKey{f.udp, f.remote}] = f
+	}
+	return q
+}
+
+const instancePrefix = "instance:"
+
+// phoneKey recognises a phone: by its +sip.instance, which survives reboots and
+// new addresses, else by its flow. A TCP phone's own port changes with every
+// connection, so its user stands in for that.
+func phoneKey(f *flow, m *sipmsg.Message) string {
+	it := m.Values(sipmsg.Contact)
+	for it.Next() {
+		if v, ok := sipmsg.Param(it.Addr().Params, "+sip.instance"); ok {
+			return truncateKey(instancePrefix + strings.Trim(string(v), `"`))
+		}
+	}
+	if f.transport == "UDP" {
+		return "udp:" + f.remote.String()
+	}
+	user := ""
+	if u, ok := sipmsg.ParseURI(m.FromURI()); ok {
+		user = string(u.User)
+	}
+	return truncateKey("tcp:" + f.remote.Addr().String() + ":" + user)
+}
+
+// truncateKey keeps a key within what the tunnel carries.
+func truncateKey(k string) string { return k[:min(len(k), 255)] }
+
+// forget drops what refers to a flow that is gone.
+func (s *LANSide) forget(f *flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byFlow, f)
+	if f.udp != nil {
+		delete(s.flows, flowKey{f.udp, f.remote})
+	}
+}
+
+// remove forgets a phone that has been idle.
+func (s *LANSide) remove(p *lanPhone) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.phones, p.key)
+	for f, q := range s.byFlow {
+		if q == p {
+			delete(s.byFlow, f)
+			if f.udp != nil {
+				delete(s.flows, flowKey{f.udp, f.remote})
+			}
+		}
+	}
+}
+
+func (s *LANSide) allPhones() []*lanPhone {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	phones := make([]*lanPhone, 0, len(s.phones))
+	for _, p := range s.phones {
+		phones = append(phones, p)
+	}
+	return phones
+}
+
+// Reset says that the tunnel session was lost for good: calls are ended toward
+// the phones and what waits for the PBX is answered. Registrations stay.
+func (s *LANSide) Reset(reason error) {
+	for _, p := range s.allPhones() {
+		p.reset(reason)
+	}
+}
+
+// Phones lists the bindings of the office's phones.
+func (s *LANSide) Phones() []PhoneInfo {
+	var infos []PhoneInfo
+	for _, p := range s.allPhones() {
+		infos = append(infos, p.infos()...)
+	}
+	slices.SortFunc(infos, func(a, b PhoneInfo) int { return strings.Compare(a.AOR+a.Contact, b.AOR+b.Contact) })
+	return infos
+}
+
+// Calls lists the calls that go on.
+func (s *LANSide) Calls() []CallInfo {
+	var infos []CallInfo
+	for _, p := range s.allPhones() {
+		p.mu.Lock()
+		infos = append(infos, p.legs.calls()...)
+		p.mu.Unlock()
+	}
+	return infos
+}
+
+// Close ends the calls toward the phones, closes the listeners and waits for
+// every goroutine.
+func (s *LANSide) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.wg.Wait()
+		return nil
+	}
+	s.closed = true
+	closers := s.closers
+	s.mu.Unlock()
+	for _, p := range s.allPhones() {
+		p.reset(errShutdown)
+	}
+	close(s.done)
+	for _, c := range closers {
+		c.Close()
+	}
+	s.mu.Lock()
+	for st := range s.streams {
+		st.close()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}
+
+var errShutdown = errors.New("tunnelproxy is stopping")

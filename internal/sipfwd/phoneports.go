@@ -1,0 +1,320 @@
+package sipfwd
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+)
+
+// ErrNoPhonePort says that every port of the phones' range is in use.
+var ErrNoPhonePort = errors.New("no phone port is free: widen --phone-ports")
+
+// PhonePortsConfig configures PhonePorts. Counters and Logger may be nil.
+type PhonePortsConfig struct {
+	Addr      netip.Addr // that the PBX reaches us by
+	Low, High uint16     // range of UDP ports, both ends included
+	// StateFile remembers which phone had which port; "" forgets at exit.
+	StateFile string
+	// IsPBX is the door of every port: sources that it refuses are met with
+	// silence.
+	IsPBX    func(netip.Addr) bool
+	Counters *counter.Set
+	Logger   *zap.Logger
+}
+
+// PhonePorts owns the PBX-side UDP ports of the phones of all sessions. A phone
+// gets the same port again, after restarts too, because its PBX keeps it as the
+// phone's address. Methods are safe for concurrent use.
+type PhonePorts struct {
+	cfg PhonePortsConfig
+	wg  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	book   map[phoneID]*bookEntry
+	open   map[phoneID]*phonePort
+}
+
+// phoneID names a phone of a tunnel credential.
+type phoneID struct{ Credential, Key string }
+
+// bookEntry is the memory of a phone's port. It is what the state file holds.
+type bookEntry struct {
+	Credential string    `json:"credential"`
+	Key        string    `json:"key"`
+	Port       uint16    `json:"port"`
+	Used       time.Time `json:"used"`
+}
+
+// phonePort is one open port. Who owns it may change: a client that comes back
+// with a new session takes over its phones' ports.
+type phonePort struct {
+	ports *PhonePorts
+	id    phoneID
+	conn  *net.UDPConn
+	addr  netip.AddrPort
+
+	mu    sync.Mutex
+	owner *pbxPhone
+	end   *time.Timer
+}
+
+// OpenPhonePorts reads the state file. No port is open yet.
+func OpenPhonePorts(cfg PhonePortsConfig) (*PhonePorts, error) {
+	if cfg.Low == 0 || cfg.High < cfg.Low {
+		return nil, fmt.Errorf("phone ports %d-%d: not a range of ports", cfg.Low, cfg.High)
+	}
+	if cfg.Counters == nil {
+		cfg.Counters = new(counter.Set)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	p := &PhonePorts{cfg: cfg, book: make(map[phoneID]*bookEntry), open: make(map[phoneID]*phonePort)}
+	if err := p.load(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *PhonePorts) load() error {
+	if p.cfg.StateFile == "" {
+		return nil
+	}
+	b, err := os.ReadFile(p.cfg.StateFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var entries []bookEntry
+	if err := json.Unmarshal(b, &entries); err != nil {
+		return fmt.Errorf("%s is damaged: move it away, and phones get new ports: %w", p.cfg.StateFile, err)
+	}
+	for _, e := range entries {
+		p.book[phoneID{e.Credential, e.Key}] = &e
+	}
+	return nil
+}
+
+// save writes the book. It is called with mu held.
+func (p *PhonePorts) save() {
+	if p.cfg.StateFile == "" {
+		return
+	}
+	entries := make([]bookEntry, 0, len(p.book))
+	for _, e := range p.book {
+		entries = append(entries, *e)
+	}
+	slices.SortFunc(entries, func(a, b bookEntry) int { return cmp.Compare(a.Port, b.Port) })
+	if err := replaceFile(p.cfg.StateFile, entries); err != nil {
+		p.cfg.Logger.Error("phone ports cannot be saved: after a restart phones may get other ports",
+			zap.String("file", p.cfg.StateFile), zap.Error(err))
+	}
+}
+
+func replaceFile(name string, v any) error {
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// acquire opens the port of the phone id for owner, or hands it over.
+func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (*phonePort, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, net.ErrClosed
+	}
+	port := p.open[id]
+	if port == nil {
+		conn, err := p.bind(id)
+		if err != nil {
+			return nil, err
+		}
+		local := addrPort(conn.LocalAddr())
+		port = &phonePort{ports: p, id: id, conn: conn, addr: local}
+		p.open[id] = port
+		p.wg.Add(1)
+		go func() {
+			defer p.wg.Done()
+			port.read()
+		}()
+	}
+	port.mu.Lock()
+	port.owner = owner
+	if port.end != nil {
+		port.end.Stop()
+		port.end = nil
+	}
+	port.mu.Unlock()
+	return port, nil
+}
+
+// bind finds the phone's port, or the first free one of the range.
+func (p *PhonePorts) bind(id phoneID) (*net.UDPConn, error) {
+	if e := p.book[id]; e != nil && e.Port >= p.cfg.Low && e.Port <= p.cfg.High {
+		if conn, err := p.listen(e.Port); err == nil {
+			e.Used = time.Now()
+			return conn, nil
+		}
+	}
+	taken := make(map[uint16]bool, len(p.book))
+	for _, e := range p.book {
+		taken[e.Port] = true
+	}
+	for n := int(p.cfg.Low); n <= int(p.cfg.High); n++ {
+		if taken[uint16(n)] {
+			continue
+		}
+		if conn, err := p.listen(uint16(n)); err == nil {
+			p.remember(id, uint16(n))
+			return conn, nil
+		}
+	}
+	return p.reuse(id)
+}
+
+// reuse takes the port of the phone that has been away for longest.
+func (p *PhonePorts) reuse(id phoneID) (*net.UDPConn, error) {
+	var away []*bookEntry
+	for k, e := range p.book {
+		if p.open[k] == nil && k != id {
+			away = append(away, e)
+		}
+	}
+	slices.SortFunc(away, func(a, b *bookEntry) int { return a.Used.Compare(b.Used) })
+	for _, e := range away {
+		if conn, err := p.listen(e.Port); err == nil {
+			delete(p.book, phoneID{e.Credential, e.Key})
+			p.remember(id, e.Port)
+			return conn, nil
+		}
+	}
+	p.cfg.Counters.Counter("sip.refused.no_phone_port").Inc()
+	return nil, ErrNoPhonePort
+}
+
+func (p *PhonePorts) remember(id phoneID, port uint16) {
+	p.book[id] = &bookEntry{Credential: id.Credential, Key: id.Key, Port: port, Used: time.Now()}
+	p.save()
+}
+
+func (p *PhonePorts) listen(port uint16) (*net.UDPConn, error) {
+	if port < p.cfg.Low || port > p.cfg.High {
+		return nil, ErrNoPhonePort
+	}
+	return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.cfg.Addr, port)))
+}
+
+// Close closes every port and waits for their readers.
+func (p *PhonePorts) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	for _, port := range p.open {
+		port.conn.Close()
+	}
+	p.save()
+	p.mu.Unlock()
+	p.wg.Wait()
+	return nil
+}
+
+// release says that owner needs the port no longer than d: the registration
+// that the PBX holds will have ended by then.
+func (port *phonePort) release(owner *pbxPhone, d time.Duration) {
+	port.mu.Lock()
+	defer port.mu.Unlock()
+	if port.owner != owner {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(d, func() { port.expire(t) })
+	port.end = t
+}
+
+func (port *phonePort) expire(t *time.Timer) {
+	p := port.ports
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	port.mu.Lock()
+	defer port.mu.Unlock()
+	if port.end != t {
+		return
+	}
+	port.owner = nil
+	port.conn.Close()
+	if p.open[port.id] == port {
+		delete(p.open, port.id)
+	}
+}
+
+func (port *phonePort) read() {
+	buf := make([]byte, maxMessage)
+	counters := port.ports.cfg.Counters
+	for {
+		n, from, err := port.conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			counters.Counter("sip.dropped.receive_failed").Inc()
+			continue
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		if !port.ports.cfg.IsPBX(from.Addr()) {
+			counters.Counter("sip.dropped.not_the_pbx").Inc()
+			continue
+		}
+		port.mu.Lock()
+		owner := port.owner
+		port.mu.Unlock()
+		if owner != nil {
+			owner.fromPBX(from, buf[:n])
+		}
+	}
+}
+
+// pbxHop is the PBX as seen from a phone's port.
+type pbxHop struct {
+	port *phonePort
+	addr netip.AddrPort
+}
+
+func (h pbxHop) reliable() bool { return false }
+
+func (h pbxHop) send(msg []byte) {
+	if len(msg) > maxDatagramUDP {
+		h.port.ports.cfg.Counters.Counter("sip.dropped.too_large_for_udp").Inc()
+		return
+	}
+	if _, err := h.port.conn.WriteToUDPAddrPort(msg, h.addr); err != nil {
+		h.port.ports.cfg.Counters.Counter("sip.dropped.send_failed").Inc()
+	}
+}

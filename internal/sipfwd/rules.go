@@ -1,0 +1,124 @@
+package sipfwd
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/sdp"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// Rules that both halves share.
+
+// createsDialog says whether the request m may begin a dialog.
+func createsDialog(m *sipmsg.Message) bool {
+	if m.ToTag() != nil {
+		return false
+	}
+	switch string(m.Method()) {
+	case "INVITE", "SUBSCRIBE", "REFER", "NOTIFY":
+		return true
+	}
+	return false
+}
+
+// recordsRoute says whether the phone builds a route set from the request m. A
+// NOTIFY may come before the response to its SUBSCRIBE (RFC 6665 section 4.1.2.4)
+// and has a To tag then.
+func recordsRoute(m *sipmsg.Message) bool {
+	return createsDialog(m) || string(m.Method()) == "NOTIFY"
+}
+
+// initial says whether the request of s could create a dialog.
+func (s *serverTx) initial() bool {
+	var m sipmsg.Message
+	return s.leg != nil && m.Parse(s.request) == nil && createsDialog(&m)
+}
+
+// stripOutbound removes what would let one side address the other around the
+// tunnel: RFC 3327, RFC 3608, RFC 5626, RFC 5627.
+func stripOutbound(m *sipmsg.Message) {
+	m.RemoveAll(sipmsg.Path)
+	m.RemoveAll(sipmsg.ServiceRoute)
+	for _, k := range []sipmsg.Kind{sipmsg.Supported, sipmsg.Require} {
+		for _, tag := range []string{"outbound", "path", "gruu"} {
+			m.RemoveOptionTag(k, tag)
+		}
+	}
+}
+
+// cancelFor makes of m, a CANCEL out of the tunnel, the one that cancels c: it
+// keeps what the peer added, such as Reason (RFC 3326).
+func cancelFor(c *clientTx, m *sipmsg.Message) []byte {
+	var invite sipmsg.Message
+	if invite.Parse(c.request) != nil {
+		return ownCancel(c.request)
+	}
+	own, _ := invite.TopVia()
+	theirs, _ := m.TopVia()
+	m.Replace(theirs.Value, invite.Text(own.Value))
+	m.SetRequestURI(invite.RequestURI())
+	if c.peer.reliable() {
+		m.EnsureContentLength()
+	}
+	return m.AppendTo(nil)
+}
+
+// answerTimeout sends into the tunnel the answer that the SIP peer of c owes,
+// and ends a leg that only waited for it.
+func answerTimeout(c *clientTx, toTunnel func([]byte), legs *legTable) {
+	if c.invite && c.up != (txKey{}) {
+		var m sipmsg.Message
+		if m.Parse(c.request) == nil {
+			m.PopVia()
+			toTunnel(ownResponse(m.AppendTo(nil), 408, "Request Timeout", randomHex()))
+		}
+	}
+	if l := c.leg; l != nil && (c.key.method == "BYE" || c.invite && l.info.Answered.IsZero()) {
+		legs.finish(l, "no answer to "+c.key.method)
+	}
+}
+
+// grantedExpiry is how long the 2xx m to a REGISTER lets the contact a live,
+// RFC 3261 section 10.2.4.
+func grantedExpiry(m *sipmsg.Message, a sipmsg.Addr) time.Duration {
+	seconds := 3600
+	if n, ok := m.Expires(); ok {
+		seconds = n
+	}
+	if v, ok := sipmsg.Param(a.Params, "expires"); ok {
+		if n, err := strconv.Atoi(string(v)); err == nil && n >= 0 {
+			seconds = n
+		}
+	}
+	return time.Duration(min(seconds, 7*86400)) * time.Second
+}
+
+func userOf(uri []byte) string {
+	u, _ := sipmsg.ParseURI(uri)
+	return string(u.User)
+}
+
+// findSDP parses the SDP in m's body into d. ok says that there is one; err that
+// it cannot be read.
+func findSDP(m *sipmsg.Message, d *sdp.Description) (start, end int, ok bool, err error) {
+	start, end, ok = sdpSpan(m)
+	if !ok {
+		return 0, 0, false, nil
+	}
+	return start, end, true, d.Parse(m.Body()[start:end])
+}
+
+// sdpSpan is where SDP stands in m's body. What is encoded (Content-Encoding)
+// cannot be read and passes.
+func sdpSpan(m *sipmsg.Message) (start, end int, ok bool) {
+	if v, has := m.HeaderValue(sipmsg.ContentEncoding); has && !bytes.EqualFold(v, []byte("identity")) {
+		return 0, 0, false
+	}
+	body := m.Body()
+	if len(body) == 0 {
+		return 0, 0, false
+	}
+	return sdp.Find(m.ContentType(), body)
+}

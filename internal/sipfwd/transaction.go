@@ -1,0 +1,441 @@
+package sipfwd
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// Timers of RFC 3261 section 17 and its table 4.
+const (
+	t1            = 500 * time.Millisecond // round-trip estimate
+	t2            = 4 * time.Second        // longest interval of a retransmission
+	t4            = 5 * time.Second        // how long a message stays in the network
+	txTimeout     = 64 * t1                // timers B, F, H and J
+	timerC        = 185 * time.Second      // section 16.6: more than three minutes
+	tryingAfter   = 200 * time.Millisecond // section 17.2.1: 100 unless the next hop is faster
+	maxTxPerPhone = 512                    // transactions of one phone, each direction
+)
+
+// hop is a SIP peer of one half of the proxy: a phone's flow, or the PBX.
+type hop interface {
+	// send never blocks; a message that cannot be sent is dropped and counted
+	// by the hop.
+	send(msg []byte)
+	// reliable says that the transport retransmits, so that the transaction
+	// must not.
+	reliable() bool
+}
+
+// txKey identifies a transaction, RFC 3261 section 17.1.3 and 17.2.3.
+type txKey struct {
+	branch, sentBy, method string
+}
+
+// requestKey is the key under which the server transaction of m, or of the
+// request that the response m answers, is found. ACK belongs to its INVITE.
+func requestKey(m *sipmsg.Message) txKey {
+	method := string(m.Method())
+	if method == "ACK" {
+		method = "INVITE"
+	}
+	return methodKey(m, method)
+}
+
+func methodKey(m *sipmsg.Message, method string) txKey {
+	via, _ := m.TopVia()
+	sentBy := string(via.Host)
+	if via.Port != 0 {
+		sentBy += ":" + strconv.Itoa(via.Port)
+	}
+	k := txKey{branch: string(via.Branch), sentBy: sentBy, method: method}
+	if !bytes.HasPrefix(via.Branch, []byte("z9hG4bK")) {
+		// An RFC 2543 peer: its branch, if any, need not be unique.
+		seq, _ := m.CSeq()
+		k.branch += "\x00" + string(m.CallID()) + "\x00" + string(m.FromTag()) + "\x00" + strconv.FormatUint(uint64(seq), 10)
+	}
+	return k
+}
+
+func newBranch() string { return "z9hG4bK" + randomHex() }
+
+func randomHex() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// slot holds at most one running timer.
+type slot struct{ t *time.Timer }
+
+func (s *slot) stop() {
+	if s.t != nil {
+		s.t.Stop()
+		s.t = nil
+	}
+}
+
+func (s *slot) running() bool { return s.t != nil }
+
+// serverTx is the server transaction for a request received from the SIP peer
+// and forwarded into the tunnel.
+type serverTx struct {
+	key     txKey
+	invite  bool
+	callID  string
+	cseq    uint32
+	peer    hop
+	request []byte // as received: what responses of our own are made from
+	leg     *leg   // nil outside dialogs
+	offer   bool   // the request carried SDP
+	cancel  bool   // a CANCEL has been forwarded
+
+	status   int    // of the last response sent, 0 = none
+	last     []byte // the last response sent
+	interval time.Duration
+	resend   slot // timer G, or the 2xx that waits for its ACK
+	end      slot
+}
+
+// clientTx is the client transaction for a request that came out of the tunnel
+// and was sent to the SIP peer.
+type clientTx struct {
+	key     txKey // our branch
+	up      txKey // the request's key as it came out of the tunnel
+	invite  bool
+	peer    hop
+	request []byte // as sent
+	leg     *leg
+	offer   bool
+
+	status    int
+	cancelled bool
+	cancel    []byte // waits for the first provisional response, RFC 3261 section 9.1
+	interval  time.Duration
+	resend    slot // timers A and E
+	end       slot // timers B, C, D, F, K
+}
+
+// edge runs the transactions between one half of the proxy and its SIP peer
+// for one phone. Every method is called with mu held.
+type edge struct {
+	mu       *sync.Mutex
+	servers  map[txKey]*serverTx
+	clients  map[txKey]*clientTx
+	counters *counter.Set
+	// timedOut tells that c ended without a final response.
+	timedOut func(c *clientTx)
+}
+
+func newEdge(mu *sync.Mutex, counters *counter.Set, timedOut func(*clientTx)) *edge {
+	return &edge{
+		mu: mu, counters: counters, timedOut: timedOut,
+		servers: make(map[txKey]*serverTx), clients: make(map[txKey]*clientTx),
+	}
+}
+
+// arm runs f after d, with mu held, unless s is stopped or armed again before.
+func (e *edge) arm(s *slot, d time.Duration, f func()) {
+	s.stop()
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if s.t != t {
+			return
+		}
+		s.t = nil
+		f()
+	})
+	s.t = t
+}
+
+// close forgets all transactions.
+func (e *edge) close() {
+	for _, s := range e.servers {
+		e.dropServer(s)
+	}
+	for _, c := range e.clients {
+		e.dropClient(c)
+	}
+}
+
+// --- server transactions ---------------------------------------------------
+
+// retransmission says whether m, a request other than ACK, belongs to a
+// transaction that exists, and answers it with what was answered before.
+func (e *edge) retransmission(m *sipmsg.Message) bool {
+	s := e.servers[requestKey(m)]
+	if s == nil {
+		return false
+	}
+	e.counters.Counter("sip.absorbed.retransmission").Inc()
+	switch {
+	case s.last != nil:
+		s.peer.send(s.last)
+	case s.invite:
+		e.sendTrying(s)
+	}
+	return true
+}
+
+// newServer starts the server transaction of m; nil when there are too many.
+func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
+	if len(e.servers) >= maxTxPerPhone {
+		e.counters.Counter("sip.refused.too_many_transactions").Inc()
+		return nil
+	}
+	seq, _ := m.CSeq()
+	s := &serverTx{
+		key: requestKey(m), invite: string(m.Method()) == "INVITE",
+		callID: string(m.CallID()), cseq: seq,
+		peer: peer, request: bytes.Clone(m.Bytes()),
+	}
+	e.servers[s.key] = s
+	if s.invite {
+		e.arm(&s.resend, tryingAfter, func() { e.sendTrying(s) })
+		e.arm(&s.end, timerC+txTimeout, func() { e.dropServer(s) })
+	} else {
+		e.arm(&s.end, txTimeout+t4, func() { e.dropServer(s) })
+	}
+	return s
+}
+
+func (e *edge) sendTrying(s *serverTx) {
+	if s.status == 0 {
+		s.resend.stop()
+		s.status = 100
+		s.last = ownResponse(s.request, 100, "Trying", "")
+		s.peer.send(s.last)
+	}
+}
+
+func (e *edge) dropServer(s *serverTx) {
+	s.resend.stop()
+	s.end.stop()
+	delete(e.servers, s.key)
+}
+
+// respond sends a response to the request of s. msg must not be changed
+// afterwards. It reports whether the response was sent.
+func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
+	success := status >= 200 && status < 300
+	switch {
+	case s.status < 200:
+	case success && s.invite:
+		// 2xx are end to end: the callee's own retransmission is needed only
+		// once our peer has shown by its ACK that it had the first.
+		if s.resend.running() && bytes.Equal(s.last, msg) {
+			return false
+		}
+	default:
+		e.counters.Counter("sip.dropped.late_response").Inc()
+		return false
+	}
+	first := s.status < 200
+	s.status, s.last = status, msg
+	s.peer.send(msg)
+	switch {
+	case status < 200:
+		s.resend.stop()
+		if s.invite {
+			e.arm(&s.end, timerC+txTimeout, func() { e.dropServer(s) })
+		}
+	case !first:
+	case s.invite:
+		s.resend.stop()
+		if !s.peer.reliable() {
+			// Timer G; for a 2xx the same schedule stands in for the callee,
+			// whose own transport may be one that never retransmits.
+			s.interval = t1
+			e.arm(&s.resend, s.interval, func() { e.resendResponse(s) })
+		}
+		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
+	case s.peer.reliable():
+		e.dropServer(s)
+	default:
+		s.resend.stop()
+		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
+	}
+	return true
+}
+
+func (e *edge) resendResponse(s *serverTx) {
+	s.peer.send(s.last)
+	s.interval = min(2*s.interval, t2)
+	e.arm(&s.resend, s.interval, func() { e.resendResponse(s) })
+}
+
+// refuse answers the request of s ourselves.
+func (e *edge) refuse(s *serverTx, status int, reason string, headers ...string) {
+	e.respond(s, status, ownResponse(s.request, status, reason, randomHex(), headers...))
+}
+
+// ack handles an ACK from the peer. It reports true when the ACK ends here,
+// because it acknowledges a response other than 2xx; else it is to be
+// forwarded, RFC 3261 section 13.2.2.4.
+func (e *edge) ack(m *sipmsg.Message) bool {
+	if s := e.servers[requestKey(m)]; s != nil && s.status >= 300 {
+		s.resend.stop()
+		e.arm(&s.end, t4, func() { e.dropServer(s) }) // timer I
+		return true
+	}
+	seq, _ := m.CSeq()
+	for _, s := range e.servers {
+		if s.invite && s.cseq == seq && s.status/100 == 2 && s.callID == string(m.CallID()) {
+			s.resend.stop()
+		}
+	}
+	return false
+}
+
+// --- client transactions ---------------------------------------------------
+
+// newClient sends request, which carries branch on top, and starts its client
+// transaction; nil when there are too many. The request must not be changed
+// afterwards.
+func (e *edge) newClient(branch, method string, up txKey, request []byte, peer hop) *clientTx {
+	if len(e.clients) >= maxTxPerPhone {
+		e.counters.Counter("sip.refused.too_many_transactions").Inc()
+		return nil
+	}
+	c := &clientTx{
+		key: txKey{branch: branch, method: method}, up: up, invite: method == "INVITE",
+		peer: peer, request: request, interval: t1,
+	}
+	e.clients[c.key] = c
+	peer.send(request)
+	if !peer.reliable() {
+		e.arm(&c.resend, c.interval, func() { e.resendRequest(c) })
+	}
+	e.arm(&c.end, txTimeout, func() { e.expireClient(c) })
+	return c
+}
+
+func (e *edge) resendRequest(c *clientTx) {
+	c.peer.send(c.request)
+	c.interval *= 2
+	if !c.invite {
+		c.interval = min(c.interval, t2)
+	}
+	e.arm(&c.resend, c.interval, func() { e.resendRequest(c) })
+}
+
+func (e *edge) expireClient(c *clientTx) {
+	if c.invite && c.status >= 100 && c.status < 200 && !c.cancelled {
+		// Timer C: the callee rings for ever. Cancel, then wait for its answer.
+		e.cancelClient(c, ownCancel(c.request))
+		return
+	}
+	e.dropClient(c)
+	if c.status < 200 && c.key.method != "CANCEL" {
+		e.timedOut(c)
+	}
+}
+
+func (e *edge) dropClient(c *clientTx) {
+	c.resend.stop()
+	c.end.stop()
+	delete(e.clients, c.key)
+}
+
+// findClient is the client transaction that the response m belongs to.
+func (e *edge) findClient(m *sipmsg.Message) *clientTx {
+	via, _ := m.TopVia()
+	return e.clients[txKey{branch: string(via.Branch), method: string(m.Method())}]
+}
+
+// findUp is the INVITE's client transaction that a CANCEL out of the tunnel
+// means.
+func (e *edge) findUp(up txKey) *clientTx {
+	for _, c := range e.clients {
+		if c.up == up && c.invite {
+			return c
+		}
+	}
+	return nil
+}
+
+// response handles the response m of the peer to c and reports whether it is
+// to be forwarded into the tunnel.
+func (e *edge) response(c *clientTx, m *sipmsg.Message) bool {
+	status := m.StatusCode()
+	if c.key.method == "CANCEL" {
+		if status >= 200 {
+			e.dropClient(c)
+		}
+		return false
+	}
+	if status < 200 {
+		return e.provisional(c, status)
+	}
+	first := c.status < 200
+	success := status < 300
+	if !first && !(c.invite && success && c.status < 300) {
+		if c.invite && !success {
+			c.peer.send(ownACK(c.request, m)) // our ACK was lost
+		}
+		return false
+	}
+	c.status = status
+	c.resend.stop()
+	switch {
+	case c.invite && success:
+		if first { // RFC 6026: later 2xx are forwarded too
+			e.arm(&c.end, txTimeout, func() { e.dropClient(c) })
+		}
+	case c.invite:
+		c.peer.send(ownACK(c.request, m))
+		fallthrough
+	default:
+		if c.peer.reliable() {
+			e.dropClient(c)
+		} else if c.invite {
+			e.arm(&c.end, txTimeout, func() { e.dropClient(c) }) // timer D
+		} else {
+			e.arm(&c.end, t4, func() { e.dropClient(c) }) // timer K
+		}
+	}
+	return true
+}
+
+func (e *edge) provisional(c *clientTx, status int) bool {
+	if c.status >= 200 {
+		return false
+	}
+	first := c.status == 0
+	c.status = status
+	if c.invite {
+		c.resend.stop()
+		if !c.cancelled && (first || status > 100) {
+			e.arm(&c.end, timerC, func() { e.expireClient(c) })
+		}
+		if c.cancel != nil {
+			e.cancelClient(c, c.cancel)
+		}
+	} else {
+		c.interval = t2
+	}
+	return status > 100
+}
+
+// cancelClient sends msg, the CANCEL of c, now or after the first provisional
+// response.
+func (e *edge) cancelClient(c *clientTx, msg []byte) {
+	if c.status >= 200 || c.cancelled {
+		return
+	}
+	if c.status == 0 {
+		c.cancel = msg
+		return
+	}
+	c.cancelled, c.cancel = true, nil
+	e.newClient(c.key.branch, "CANCEL", txKey{}, msg, c.peer)
+	e.arm(&c.end, txTimeout, func() { e.expireClient(c) })
+}
