@@ -3,51 +3,90 @@
 package e2e
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/siptunnel/siptunnel/test/e2e/audio"
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
+	"github.com/siptunnel/siptunnel/test/e2e/pcap"
 	"github.com/siptunnel/siptunnel/test/e2e/peers"
 )
 
-const domain = "pbx.example"
+// The tests of this file are about the rig: phones beside the PBX, no tunnel. They show that the peers can do what the other
+// tests ask of them through the tunnel, and that the measurements see it.
+
+const deskPBX = "172.20.0.1"
 
 func TestPeersDirectCall(t *testing.T) {
 	l := lab.New(t)
-	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: map[string]string{"alice": "a-secret", "bob": "b-secret"}})
+	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users})
 	wire := l.PBX.Capture("desk0", "")
-	var phones []*peers.Baresip
-	for _, config := range []peers.PhoneConfig{
-		{User: "alice", Password: "a-secret", Transport: "udp", Tone: 440},
-		{User: "bob", Password: "b-secret", Transport: "tcp", Tone: 1000, AutoAnswer: true},
-	} {
-		config.Domain = domain
-		config.Outbound = "sip:172.20.0.1;transport=" + config.Transport
-		phones = append(phones, peers.StartBaresip(t, l.Desk(config.User), config))
-	}
-	for _, phone := range phones {
-		phone.Wait(10*time.Second, 0, "REGISTER_OK")
-	}
-	alice, bob := phones[0], phones[1]
-	mark := alice.Mark()
-	alice.Dial("sip:bob@" + domain)
-	alice.Wait(10*time.Second, mark, "CALL_ESTABLISHED")
-	lab.Eventually(t, 10*time.Second, "heard", func() bool {
-		for _, p := range phones {
-			h := p.Heard()
-			if len(h) == 0 || len(h[0]) < 2*audio.Rate {
-				return false
-			}
-		}
-		return true
-	})
+	alice := start(t, l.Desk("alice"), answering(phone("alice", "udp", deskPBX)))
+	bob := start(t, l.Desk("bob"), answering(phone("bob", "tcp", deskPBX)))
+
+	dial(t, alice, bob).established().talk(2 * time.Second)
 	alice.Hangup()
-	bob.Wait(5*time.Second, 0, "CALL_CLOSED")
-	for i, p := range phones {
-		h := p.Heard()[0]
-		t.Logf("%s heard %d samples level %.2f: own %.3f other %.3f", p.User, len(h), audio.Level(h), audio.Share(h, p.Tone), audio.Share(h, phones[1-i].Tone))
+	bob.Wait(soon, 0, "CALL_CLOSED")
+
+	c := dial(t, bob, alice).established().talk(time.Second)
+	alice.Hangup()
+	c.closed()
+
+	if streams := pcap.Streams(wire.Stop()); len(streams) != 4 {
+		t.Errorf("%d RTP streams on the wire in two calls, want 4: the capture does not see what it should", len(streams))
 	}
-	t.Log("\n" + wire.Trace())
-	wire.Stop()
+}
+
+func TestPeersDirectCancel(t *testing.T) {
+	l := lab.New(t)
+	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users})
+	alice := start(t, l.Desk("alice"), phone("alice", "udp", deskPBX))
+	bob := start(t, l.Desk("bob"), phone("bob", "udp", deskPBX))
+	wire := bob.Host.Capture("eth0", "")
+	c := dial(t, alice, bob)
+	alice.Wait(soon, c.marks[0], "CALL_RINGING")
+	alice.Hangup()
+	c.closed()
+	wire.WaitSIP(soon, "CANCEL reaches bob", request("CANCEL"))
+	wire.WaitSIP(soon, "bob says 487", response(487, "INVITE"))
+}
+
+func TestPeersDirectTrunk(t *testing.T) {
+	l := lab.New(t)
+	trunk := l.Desk("trunk")
+	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users, Trunk: netip.AddrPortFrom(trunk.Addr, 5070)})
+	alice := start(t, l.Desk("alice"), phone("alice", "udp", deskPBX))
+
+	early := peers.StartSIPp(t, trunk, peers.SIPpConfig{Scenario: "uas_early", Port: 5070, Tone: 800, Args: []string{"-m", "1"}})
+	earlyMedia(t, alice, early, 800)
+
+	echo := peers.StartSIPp(t, trunk, peers.SIPpConfig{Scenario: "uas_echo", Port: 5070, Args: []string{"-m", "1", "-rtp_echo"}})
+	mark, own := alice.Mark(), listener{alice, len(alice.Heard()), tones["alice"]}
+	alice.Dial("sip:901@" + domain)
+	alice.Wait(soon, mark, "CALL_ESTABLISHED")
+	hear(t, 2*time.Second, own)
+	alice.Hangup()
+	if code := echo.Exit(soon); code != 0 {
+		t.Errorf("SIPp ended with %d", code)
+	}
+}
+
+// earlyMedia calls a trunk that says the tone before it answers, and fails the test where the phone has not heard it by then.
+func earlyMedia(t *testing.T, caller *peers.Baresip, trunk *lab.Process, tone float64) {
+	t.Helper()
+	mark, early := caller.Mark(), listener{caller, len(caller.Heard()), tone}
+	caller.Dial("sip:900@" + domain)
+	caller.Wait(soon, mark, "CALL_PROGRESS")
+	hear(t, 2*time.Second, early)
+	for _, event := range caller.Events()[mark:] {
+		if event.Type == "CALL_ESTABLISHED" {
+			t.Error("the call was answered before two seconds of early media were heard")
+		}
+	}
+	caller.Wait(soon, mark, "CALL_ESTABLISHED")
+	hear(t, time.Second, listener{caller, len(caller.Heard()) - 1, tone})
+	caller.Hangup()
+	if code := trunk.Exit(soon); code != 0 {
+		t.Errorf("SIPp ended with %d", code)
+	}
 }

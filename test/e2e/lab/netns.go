@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -70,4 +71,20 @@ func (h *Host) sysctl(name, value string) {
 	if err != nil {
 		h.lab.t.Fatalf("lab: %s: %v", h.Name, err)
 	}
+}
+
+// Listens tells whether a socket of the host is bound to the port; network is "udp" or "tcp".
+func (h *Host) Listens(network string, port uint16) bool {
+	var table []byte
+	err := h.Do(func() (err error) {
+		table, err = os.ReadFile("/proc/thread-self/net/" + network)
+		return err
+	})
+	if err != nil {
+		h.lab.t.Logf("lab: %s: %v", h.Name, err)
+		return false
+	}
+	// proc(5): "0: 0100007F:13C4 00000000:0000 07 ...": the local port in hexadecimal, the state (07 and 0A: no peer).
+	pattern := fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]{8}:%04X [0-9A-F]{8}:0000 `, port)
+	return regexp.MustCompile(pattern).Match(table)
 }

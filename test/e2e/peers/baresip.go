@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -248,13 +249,13 @@ func (b *Baresip) Events() []Event {
 // Mark returns a point in the history of events, for Wait.
 func (b *Baresip) Mark() int { return len(b.Events()) }
 
-// Wait waits for an event of that type after the mark.
-func (b *Baresip) Wait(limit time.Duration, mark int, kind string) Event {
+// Wait waits for an event of one of the types after the mark, and returns the first.
+func (b *Baresip) Wait(limit time.Duration, mark int, kinds ...string) Event {
 	b.t.Helper()
 	var found Event
 	ok := lab.Within(limit, func() bool {
 		for _, event := range b.Events()[mark:] {
-			if event.Type == kind {
+			if slices.Contains(kinds, event.Type) {
 				found = event
 				return true
 			}
@@ -262,7 +263,7 @@ func (b *Baresip) Wait(limit time.Duration, mark int, kind string) Event {
 		return false
 	})
 	if !ok {
-		b.t.Fatalf("%s: no %s within %v; events: %v", b.User, kind, limit, b.Events()[mark:])
+		b.t.Fatalf("%s: no %v within %v; events: %v", b.User, kinds, limit, b.Events()[mark:])
 	}
 	return found
 }
