@@ -1,0 +1,194 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Quarantine is how long a pair of ports rests after use. The peer of the last
+// call may go on sending for a while, and a device that reboots for longer; the
+// next call must not hear it.
+const Quarantine = 60 * time.Second
+
+// socketBuffer is asked for in each direction of each socket, in bytes: some
+// 80 ms of video at 10 Mbit/s, and a bound on how late media can get inside the
+// kernel.
+const socketBuffer = 128 << 10
+
+// ErrNoPorts is returned by Open when every pair of the range is in use, in
+// quarantine, or held by another program.
+var ErrNoPorts = errors.New("relay: no free pair of media ports; a wider range of ports is needed")
+
+// Ports gives out pairs of UDP ports, RTP on the even and RTCP on the odd port
+// above it, of one address. The pairs come in no predictable order. All methods
+// are safe for concurrent use.
+type Ports struct {
+	addr  netip.Addr
+	first uint16 // even; pair i is first+2*i and the port after it
+	now   func() time.Time
+
+	mu    sync.Mutex
+	pairs []pairState
+}
+
+type pairState struct {
+	open  bool
+	rests time.Time // until then, when not open
+}
+
+// NewPorts returns the pairs that lie within the ports lo to hi, both included.
+// addr must be a single address of this host, as SDP will name it; an IPv4
+// address gives IPv4 sockets. Nothing is bound yet.
+func NewPorts(addr netip.Addr, lo, hi uint16) (*Ports, error) {
+	return newPorts(addr, lo, hi, time.Now)
+}
+
+func newPorts(addr netip.Addr, lo, hi uint16, now func() time.Time) (*Ports, error) {
+	addr = addr.Unmap()
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
+		return nil, fmt.Errorf("relay: media address %v is not the address of an interface", addr)
+	}
+	first := int(lo) + int(lo)%2
+	if lo == 0 {
+		return nil, errors.New("relay: media ports must not start at 0")
+	}
+	n := (int(hi) - first + 1) / 2
+	if n <= 0 {
+		return nil, fmt.Errorf("relay: media ports %d-%d hold no even port with the odd one after it", lo, hi)
+	}
+	return &Ports{addr: addr, first: uint16(first), now: now, pairs: make([]pairState, n)}, nil
+}
+
+// Open binds a free pair. Pairs that another program holds are passed over. The
+// error is ErrNoPorts when there is none left, else what the system said, such
+// as that the address is not on this host (any longer) or that the process has
+// no more descriptors.
+func (p *Ports) Open() (*Pair, error) {
+	n := len(p.pairs)
+	start := rand.IntN(n)
+	for step := 0; ; step++ {
+		if step = p.take(start, step); step == n {
+			return nil, ErrNoPorts
+		}
+		i := (start + step) % n
+		pair, err := p.bind(i)
+		if err == nil {
+			return pair, nil
+		}
+		p.giveBack(i, 0)
+		if !portTaken(err) {
+			return nil, fmt.Errorf("relay: open media ports: %w", err)
+		}
+	}
+}
+
+// take marks as open the first free pair at or after the given step from start
+// and returns its step, or the number of pairs when there is none.
+func (p *Ports) take(start, step int) int {
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ; step < len(p.pairs); step++ {
+		s := &p.pairs[(start+step)%len(p.pairs)]
+		if !s.open && !now.Before(s.rests) {
+			s.open = true
+			return step
+		}
+	}
+	return step
+}
+
+func (p *Ports) giveBack(i int, rest time.Duration) {
+	rests := p.now().Add(rest)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pairs[i] = pairState{rests: rests}
+}
+
+func (p *Ports) bind(i int) (*Pair, error) {
+	port := p.first + 2*uint16(i)
+	rtp, err := listen(netip.AddrPortFrom(p.addr, port))
+	if err != nil {
+		return nil, err
+	}
+	rtcp, err := listen(netip.AddrPortFrom(p.addr, port+1))
+	if err != nil {
+		_ = rtp.Close()
+		return nil, err
+	}
+	return &Pair{RTP: rtp, RTCP: rtcp, ports: p, index: i}, nil
+}
+
+func listen(addr netip.AddrPort) (*net.UDPConn, error) {
+	network := "udp6"
+	if addr.Addr().Is4() {
+		network = "udp4"
+	}
+	config := net.ListenConfig{Control: markExpedited}
+	conn, err := config.ListenPacket(context.Background(), network, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	udp := conn.(*net.UDPConn)
+	// A system that refuses these sizes has sizes of its own, which will do.
+	_ = udp.SetReadBuffer(socketBuffer)
+	_ = udp.SetWriteBuffer(socketBuffer)
+	return udp, nil
+}
+
+// Usage says how many pairs are open, how many rest in quarantine, and how many
+// there are in all. A pair held by another program counts as neither.
+func (p *Ports) Usage() (open, resting, total int) {
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.pairs {
+		switch {
+		case s.open:
+			open++
+		case now.Before(s.rests):
+			resting++
+		}
+	}
+	return open, resting, len(p.pairs)
+}
+
+// A Pair is two bound sockets, RTP's and RTCP's. It belongs to whoever opened it
+// until it is given to a Relay.
+type Pair struct {
+	RTP, RTCP *net.UDPConn
+
+	ports *Ports // nil: the sockets are from elsewhere
+	index int
+	once  sync.Once
+	err   error
+}
+
+// Addr returns the address of the RTP port. RTCP's is one port higher.
+func (p *Pair) Addr() netip.AddrPort {
+	return localAddr(p.RTP)
+}
+
+// Close closes both sockets and sends the ports into quarantine. It can be
+// called more than once and from several goroutines; all of them get the result
+// of the first.
+func (p *Pair) Close() error {
+	p.once.Do(func() {
+		p.err = errors.Join(p.RTP.Close(), p.RTCP.Close())
+		if p.ports != nil {
+			p.ports.giveBack(p.index, Quarantine)
+		}
+	})
+	return p.err
+}
+
+func localAddr(conn *net.UDPConn) netip.AddrPort {
+	a := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}

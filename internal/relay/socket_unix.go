@@ -1,0 +1,100 @@
+//go:build linux || darwin || freebsd || netbsd || openbsd
+
+package relay
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// expedited is the traffic class of voice, the DSCP EF (RFC 3246, RFC 4594
+// section 4.1), as it stands in the IP header.
+const expedited = 46 << 2
+
+// markExpedited is a Control of net.ListenConfig. Where the mark is refused the
+// media goes out unmarked.
+func markExpedited(network, _ string, raw syscall.RawConn) error {
+	return raw.Control(func(fd uintptr) {
+		if strings.HasSuffix(network, "6") {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_TCLASS, expedited)
+			return
+		}
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS, expedited)
+	})
+}
+
+// portTaken says whether a bind failed because another program has the port.
+func portTaken(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
+
+// A sender sends packets without ever waiting, which net.UDPConn cannot: while
+// the kernel asks for the hardware address of a phone that was unplugged, its
+// packets fill the socket's send queue, and waiting for room would hold up the
+// goroutine that serves all other calls of the tunnel.
+//
+// It is safe for concurrent use.
+type sender struct {
+	conn *net.UDPConn
+	raw  syscall.RawConn
+
+	mu     sync.Mutex // guards what follows, which attempt works with
+	packet []byte
+	v4     unix.SockaddrInet4
+	v6     unix.SockaddrInet6
+	to     unix.Sockaddr
+	err    error
+
+	attempt func(fd uintptr) bool // made once, since a closure per packet is an allocation
+}
+
+func (s *sender) init(conn *net.UDPConn) {
+	s.conn = conn
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return // conn is not open; send finds the same
+	}
+	s.raw = raw
+	s.attempt = func(fd uintptr) bool {
+		for {
+			s.err = unix.Sendto(int(fd), s.packet, unix.MSG_DONTWAIT, s.to)
+			if s.err != unix.EINTR {
+				return true
+			}
+		}
+	}
+}
+
+// send sends packet to the address to. The error is ErrQueueFull when there is
+// no room for it.
+func (s *sender) send(packet []byte, to netip.AddrPort) error {
+	if s.raw == nil || to.Addr().Zone() != "" {
+		// The names of zones (link-local addresses) are for package net to
+		// resolve.
+		_, err := s.conn.WriteToUDPAddrPort(packet, to)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if to.Addr().Is4() {
+		s.v4.Port, s.v4.Addr = int(to.Port()), to.Addr().As4()
+		s.to = &s.v4
+	} else {
+		s.v6.Port, s.v6.Addr = int(to.Port()), to.Addr().As16()
+		s.to = &s.v6
+	}
+	s.packet = packet
+	err := s.raw.Write(s.attempt)
+	s.packet = nil
+	if err != nil {
+		return err
+	}
+	if errors.Is(s.err, unix.EAGAIN) || errors.Is(s.err, unix.ENOBUFS) {
+		return ErrQueueFull
+	}
+	return s.err
+}

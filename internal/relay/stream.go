@@ -1,0 +1,131 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/pion/rtp"
+)
+
+// Limits of RFC 3550 appendix A.1: a step of the sequence number within them is
+// loss or reordering, beyond them the source has started anew.
+const (
+	maxDropout = 3000
+
+	// MaxMisorder is how many packets late, less one, a packet may be without
+	// being taken as lost.
+	MaxMisorder = 100
+)
+
+// windowSize is how many of the latest sequence numbers are remembered, in
+// packets: a power of two above MaxMisorder.
+const windowSize = 128
+
+type losses struct {
+	lost, reordered, duplicates uint64
+}
+
+func (l *losses) add(o losses) {
+	l.lost += o.lost
+	l.reordered += o.reordered
+	l.duplicates += o.duplicates
+}
+
+// A stream follows one SSRC by its sequence numbers, as RFC 3550 appendix A.1
+// and A.3 do, with two differences. There is no probation: the source was
+// admitted by its address. And packets are counted once however often they
+// come, where A.3 lets duplicates hide losses.
+type stream struct {
+	ssrc uint32
+	used uint64 // by the meter; 0: free
+
+	// Sequence numbers are extended to 64 bits and start one cycle up, so
+	// that the packets just before the first one have a number too.
+	first, highest uint64
+	received       uint64 // different packets from first to highest
+	window         [windowSize / 64]uint64
+
+	suspect     uint16 // the number that would prove that the source started anew
+	haveSuspect bool
+
+	past   losses // from before the source started anew; reordered and duplicates in all
+	jitter jitter
+}
+
+// observe takes the header of a packet that came at the time at.
+func (s *stream) observe(h *rtp.Header, at time.Duration) {
+	if s.count(h.SequenceNumber) {
+		s.jitter.observe(h.PayloadType, h.Timestamp, at)
+	}
+}
+
+// count notes a sequence number and says whether the packet is a new one.
+func (s *stream) count(seq uint16) bool {
+	if s.received == 0 {
+		s.begin(seq)
+		return true
+	}
+	switch ahead := seq - uint16(s.highest); {
+	case ahead == 0:
+		s.past.duplicates++
+		return false
+	case ahead < maxDropout:
+		s.advance(s.highest + uint64(ahead))
+		return true
+	case -ahead <= MaxMisorder:
+		return s.countLate(s.highest - uint64(-ahead))
+	}
+	if !s.haveSuspect || seq != s.suspect {
+		s.suspect, s.haveSuspect = seq+1, true
+		return false
+	}
+	s.past.lost += s.lost()
+	s.begin(seq - 1)
+	s.advance(s.highest + 1)
+	return true
+}
+
+func (s *stream) begin(seq uint16) {
+	s.first = 1<<16 + uint64(seq)
+	s.highest = s.first
+	s.received = 0
+	s.window = [windowSize / 64]uint64{}
+	s.mark(s.first)
+}
+
+func (s *stream) advance(ext uint64) {
+	for n := max(s.highest+1, ext-min(ext, windowSize)+1); n <= ext; n++ {
+		s.window[n%windowSize/64] &^= 1 << (n % 64)
+	}
+	s.highest = ext
+	s.mark(ext)
+}
+
+func (s *stream) countLate(ext uint64) bool {
+	if s.window[ext%windowSize/64]&(1<<(ext%64)) != 0 {
+		s.past.duplicates++
+		return false
+	}
+	s.past.reordered++
+	s.first = min(s.first, ext)
+	s.mark(ext)
+	return true
+}
+
+func (s *stream) mark(ext uint64) {
+	s.window[ext%windowSize/64] |= 1 << (ext % 64)
+	s.received++
+	s.haveSuspect = false
+}
+
+func (s *stream) lost() uint64 {
+	if s.received == 0 {
+		return 0
+	}
+	return s.highest - s.first + 1 - s.received
+}
+
+func (s *stream) losses() losses {
+	all := s.past
+	all.lost += s.lost()
+	return all
+}
