@@ -1,0 +1,255 @@
+package sdp
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg/iptext"
+)
+
+// Target is where an m= line is to point. A zero RTCP is the port above RTP's.
+type Target struct{ RTP, RTCP netip.AddrPort }
+
+// rtcp returns the address of RTCP.
+func (t Target) rtcp() netip.AddrPort {
+	if t.RTCP.IsValid() {
+		return t.RTCP
+	}
+	return above(t.RTP)
+}
+
+// Rewrite appends the description to dst with its m= lines pointed to where
+// target says. target is called once for each media whose port is not 0, in
+// their order; with ok false, or an RTP address that is not valid, that media
+// keeps what it has, and without any target the output is the input.
+//
+// What is written: the port of m=, the address of c= (of the media, or of the
+// session; a media that then differs from its session gets a c= of its own) and
+// the port and address of a=rtcp, which is added only where RTCP is neither
+// above the port of RTP nor shares it. ICE candidates and credentials, and
+// a=altc, name other ways to the sender and are removed from the media that are
+// rewritten and from the session. An address of 0.0.0.0 or :: means hold and
+// stays. All other lines stay as they are, and so does a line that already says
+// the right thing.
+func (d *Description) Rewrite(dst []byte, target func(i int, m Media) (to Target, ok bool)) []byte {
+	w := writer{d: d, media: -1, dst: dst}
+	if !w.aim(target) {
+		return append(dst, d.buf...)
+	}
+	first, _ := nextLine(d.buf, 0)
+	w.eol = d.buf[first.end:first.next]
+	for pos := 0; pos < len(d.buf); {
+		var l line
+		l, pos = nextLine(d.buf, pos)
+		w.line(l)
+	}
+	w.settle(0)
+	return w.dst
+}
+
+// writer writes a description anew, line by line.
+type writer struct {
+	d       *Description
+	dst     []byte
+	eol     []byte
+	session netip.Addr // new address of the session's c=; invalid: as it is
+	media   int        // index of the current m= line, -1 before the first
+	conn    bool       // a c= line is still to be added to this media
+	rtcp    bool       // an a=rtcp line is still to be added to this media
+}
+
+// aim asks for the targets and reports whether there is any.
+func (w *writer) aim(target func(int, Media) (Target, bool)) (any bool) {
+	d := w.d
+	d.targets = d.targets[:0]
+	firstOwn := netip.Addr{} // of the first media with a c= of its own
+	for i := range d.media {
+		m := &d.media[i]
+		var to Target
+		if m.Port != 0 {
+			var ok bool
+			if to, ok = target(i, *m); !ok || !to.RTP.IsValid() || to.RTP.Port() == 0 {
+				to = Target{}
+			}
+		}
+		d.targets = append(d.targets, to)
+		if !to.RTP.IsValid() {
+			continue
+		}
+		any = true
+		switch {
+		case !m.ownHost && !w.session.IsValid():
+			w.session = to.RTP.Addr()
+		case m.ownHost && !firstOwn.IsValid() && !onHold(m.Addr):
+			firstOwn = to.RTP.Addr()
+		}
+	}
+	if !w.session.IsValid() {
+		w.session = firstOwn
+	}
+	if addr, _ := iptext.Parse(d.host); d.host == nil || onHold(addr) {
+		w.session = netip.Addr{}
+	}
+	return any
+}
+
+func onHold(a netip.Addr) bool { return a.IsValid() && a.IsUnspecified() }
+
+// line writes one line, changed where it has to be.
+func (w *writer) line(l line) {
+	text := l.text(w.d.buf)
+	var kind byte
+	if len(text) >= 2 && text[1] == '=' {
+		kind = text[0]
+	}
+	w.settle(kind)
+	switch kind {
+	case 'm':
+		w.mediaLine(l)
+		return
+	case 'c':
+		if w.connectionLine(l) {
+			return
+		}
+	case 'a':
+		name, _ := cut(text[2:], ':')
+		if w.rewriting() && namesOtherPath(name) {
+			return
+		}
+		if w.media >= 0 && string(name) == "rtcp" && w.rtcpLine(l) {
+			return
+		}
+	}
+	w.copy(l)
+}
+
+// rewriting reports whether the current section is rewritten.
+func (w *writer) rewriting() bool {
+	return w.media < 0 || w.d.targets[w.media].RTP.IsValid()
+}
+
+func (w *writer) copy(l line) { w.dst = append(w.dst, w.d.buf[l.start:l.next]...) }
+
+// settle adds the lines that are due before a line of that kind: a section has
+// m, i, c, b, k and a lines in that order (RFC 8866 section 5).
+func (w *writer) settle(kind byte) {
+	if w.conn && kind != 'i' {
+		w.conn = false
+		w.newLine()
+		if to := w.d.targets[w.media]; to.RTP.IsValid() {
+			w.connection(to.RTP.Addr())
+		} else {
+			w.dst = append(append(w.dst, "c="...), w.d.connection...)
+		}
+		w.dst = append(w.dst, w.eol...)
+	}
+	if w.rtcp && kind != 'i' && kind != 'c' && kind != 'b' && kind != 'k' {
+		w.rtcp = false
+		w.newLine()
+		w.dst = append(w.dst, "a=rtcp:"...)
+		to := w.d.targets[w.media]
+		w.rtcpValue(to.rtcp(), to.rtcp().Addr() != to.RTP.Addr())
+		w.dst = append(w.dst, w.eol...)
+	}
+}
+
+// newLine ends the line before, which lacks an end when it was the last.
+func (w *writer) newLine() {
+	if n := len(w.dst); n > 0 && w.dst[n-1] != '\n' {
+		w.dst = append(w.dst, w.eol...)
+	}
+}
+
+func (w *writer) mediaLine(l line) {
+	w.media++
+	m, to := &w.d.media[w.media], w.d.targets[w.media]
+	if !to.RTP.IsValid() {
+		w.conn = m.Port != 0 && !m.ownHost && w.session.IsValid() && w.session != m.Addr
+		w.copy(l)
+		return
+	}
+	w.conn = !m.ownHost && !onHold(m.Addr) && to.RTP.Addr() != w.session
+	w.rtcp = m.rtcpPort == 0 && !m.RTCPMux && bytes.Contains(m.Proto, []byte("RTP")) &&
+		to.RTCP.IsValid() && to.RTCP != above(to.RTP)
+	if int(to.RTP.Port()) == m.Port {
+		w.copy(l)
+		return
+	}
+	text := l.text(w.d.buf)
+	_, rest := field(text[2:])
+	port, after := field(rest)
+	_, count := cut(port, '/')
+	before := text[:len(text)-len(after)-len(port)]
+	w.dst = append(w.dst, before...)
+	w.dst = strconv.AppendUint(w.dst, uint64(to.RTP.Port()), 10)
+	if count != nil {
+		w.dst = append(append(w.dst, '/'), count...)
+	}
+	w.dst = append(append(w.dst, after...), w.d.buf[l.end:l.next]...)
+}
+
+// connectionLine writes a c= line anew; false when it stays as it is.
+func (w *writer) connectionLine(l line) bool {
+	to := w.session
+	if w.media >= 0 {
+		to = w.d.targets[w.media].RTP.Addr()
+	}
+	is, _ := iptext.Parse(connectionHost(l.text(w.d.buf)[2:]))
+	if !to.IsValid() || is == to || onHold(is) {
+		return false
+	}
+	w.connection(to)
+	w.dst = append(w.dst, w.d.buf[l.end:l.next]...)
+	return true
+}
+
+func (w *writer) connection(a netip.Addr) {
+	w.dst = append(w.dst, "c="...)
+	w.address(a)
+}
+
+// address writes "IN IP4 192.0.2.1".
+func (w *writer) address(a netip.Addr) {
+	if a = a.Unmap(); a.Is4() {
+		w.dst = append(w.dst, "IN IP4 "...)
+	} else {
+		w.dst = append(w.dst, "IN IP6 "...)
+	}
+	w.dst = a.WithZone("").AppendTo(w.dst)
+}
+
+// rtcpLine writes an a=rtcp line anew; false when it stays as it is.
+func (w *writer) rtcpLine(l line) bool {
+	m, to := &w.d.media[w.media], w.d.targets[w.media]
+	rtcp := to.rtcp()
+	if !rtcp.IsValid() {
+		return false
+	}
+	named := m.rtcpHost != nil
+	if rtcp == m.RTCP && (named || rtcp.Addr() == to.RTP.Addr()) {
+		return false
+	}
+	w.dst = append(w.dst, "a=rtcp:"...)
+	w.rtcpValue(rtcp, named || rtcp.Addr() != to.RTP.Addr())
+	w.dst = append(w.dst, w.d.buf[l.end:l.next]...)
+	return true
+}
+
+func (w *writer) rtcpValue(a netip.AddrPort, named bool) {
+	w.dst = strconv.AppendUint(w.dst, uint64(a.Port()), 10)
+	if named {
+		w.dst = append(w.dst, ' ')
+		w.address(a.Addr())
+	}
+}
+
+// namesOtherPath reports whether an attribute tells the peer of addresses
+// beside those of m= and c=, or belongs to such a one (RFC 8839, RFC 6947).
+func namesOtherPath(name []byte) bool {
+	switch string(name) {
+	case "candidate", "remote-candidates", "end-of-candidates", "altc":
+		return true
+	}
+	return len(name) > 4 && string(name[:4]) == "ice-"
+}
