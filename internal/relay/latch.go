@@ -7,9 +7,9 @@ import (
 
 // RelatchAfter is the silence of the latched source after which another source
 // that the policy accepts may take its place: a peer that restarted its media
-// without new SDP. It is longer than the pauses of RTCP (RFC 3550 section 6.2
-// asks for a report about every 5 s), so that a peer which only reports while
-// its microphone is muted keeps its place.
+// without new SDP. It is longer than RTCP is silent between two reports (5 s,
+// and up to half as much again by chance, RFC 3550 section 6.2), since the latch
+// of RTCP must not open after each of them.
 const RelatchAfter = 10 * time.Second
 
 // A latch decides, for one component, whose packets are let in and where packets

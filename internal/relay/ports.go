@@ -16,10 +16,14 @@ import (
 // next call must not hear it.
 const Quarantine = 60 * time.Second
 
-// socketBuffer is asked for in each direction of each socket, in bytes: some
-// 80 ms of video at 10 Mbit/s, and a bound on how late media can get inside the
-// kernel.
-const socketBuffer = 128 << 10
+// What is asked for per socket, in bytes. To receive: 100 ms of video at 10
+// Mbit/s. To send: little, since whatever waits in the kernel for a slow link or
+// an unknown neighbour is late when it leaves; Linux makes of it room for about
+// 80 packets of voice.
+const (
+	receiveBuffer = 128 << 10
+	sendBuffer    = 32 << 10
+)
 
 // ErrNoPorts is returned by Open when every pair of the range is in use, in
 // quarantine, or held by another program.
@@ -137,8 +141,8 @@ func listen(addr netip.AddrPort) (*net.UDPConn, error) {
 	}
 	udp := conn.(*net.UDPConn)
 	// A system that refuses these sizes has sizes of its own, which will do.
-	_ = udp.SetReadBuffer(socketBuffer)
-	_ = udp.SetWriteBuffer(socketBuffer)
+	_ = udp.SetReadBuffer(receiveBuffer)
+	_ = udp.SetWriteBuffer(sendBuffer)
 	return udp, nil
 }
 

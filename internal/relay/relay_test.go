@@ -16,114 +16,6 @@ import (
 	"github.com/siptunnel/siptunnel/internal/counter"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 10 * time.Second
-
-// A taken is a packet that came out of a relay's Sink.
-type taken struct {
-	c      Component
-	packet string
-}
-
-// A testRelay is a relay whose Sink is a Go channel and whose clock is at hand.
-type testRelay struct {
-	*Relay
-	t        testing.TB
-	sunk     chan taken
-	clock    atomic.Int64
-	counters counter.Set
-}
-
-func newTestRelay(t testing.TB, addr netip.Addr, accept Policy) *testRelay {
-	t.Helper()
-	pair, err := freePorts(t, addr, 2, time.Now).Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &testRelay{t: t, sunk: make(chan taken, 1000)}
-	r.Relay = start(Config{
-		Pair:     pair,
-		Accept:   accept,
-		Sink:     func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} },
-		Counters: &r.counters,
-	}, time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) })
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-		if len(r.sunk) != 0 {
-			t.Errorf("packet nobody expected: %+v", <-r.sunk)
-		}
-	})
-	return r
-}
-
-// expect waits for the next packet to come out of the Sink. As a socket keeps
-// the order of packets, it also shows that what was sent before did not pass.
-func (r *testRelay) expect(c Component, packet string) {
-	r.t.Helper()
-	select {
-	case got := <-r.sunk:
-		if want := (taken{c, packet}); got != want {
-			r.t.Fatalf("the sink got %+v, want %+v", got, want)
-		}
-	case <-time.After(patience):
-		r.t.Fatalf("the sink did not get %q", packet)
-	}
-}
-
-func (r *testRelay) mustSend(c Component, packet string) {
-	r.t.Helper()
-	if err := r.Send(c, []byte(packet)); err != nil {
-		r.t.Fatalf("Send: %v", err)
-	}
-}
-
-func (r *testRelay) rtcpAddr() netip.AddrPort {
-	a := r.LocalAddr()
-	return netip.AddrPortFrom(a.Addr(), a.Port()+1)
-}
-
-// A peer is a UDP socket of a phone, a PBX or an attacker.
-type peer struct {
-	*net.UDPConn
-	t testing.TB
-}
-
-func newPeer(t testing.TB, addr string) *peer {
-	t.Helper()
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	return &peer{conn, t}
-}
-
-func (p *peer) addr() netip.AddrPort { return localAddr(p.UDPConn) }
-
-func (p *peer) send(to netip.AddrPort, packet string) {
-	p.t.Helper()
-	if _, err := p.WriteToUDPAddrPort([]byte(packet), to); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-func (p *peer) expect(from netip.AddrPort, packet string) {
-	p.t.Helper()
-	buf := make([]byte, 2048)
-	n, src, err := p.ReadFromUDPAddrPort(buf)
-	if err != nil {
-		p.t.Fatalf("waiting for %q: %v", packet, err)
-	}
-	if got := string(buf[:n]); got != packet || unmap(src) != from {
-		p.t.Fatalf("got %q from %v, want %q from %v", got, src, packet, from)
-	}
-}
-
 func TestRelayBothWays(t *testing.T) {
 	for _, addr := range []netip.Addr{loopback4, loopback6} {
 		t.Run(addr.String(), func(t *testing.T) {
@@ -200,22 +92,6 @@ func TestRelayRefusesBleedAttempts(t *testing.T) {
 	}
 	if n, _, err := attacker.ReadFromUDPAddrPort(make([]byte, 2048)); err == nil {
 		t.Errorf("the attacker heard %d bytes", n)
-	}
-}
-
-// waitFor waits until a drop counter has the value n. There is no event to wait
-// on: that nothing happens is the point of a drop.
-func (r *testRelay) waitFor(name string, n uint64) {
-	r.t.Helper()
-	deadline := time.Now().Add(patience)
-	for r.counters.Counter(name).Value() < n {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s = %d, want %d", name, r.counters.Counter(name).Value(), n)
-		}
-		runtime.Gosched()
-	}
-	if got := r.counters.Counter(name).Value(); got != n {
-		r.t.Fatalf("%s = %d, want %d", name, got, n)
 	}
 }
 

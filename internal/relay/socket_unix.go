@@ -32,10 +32,10 @@ func markExpedited(network, _ string, raw syscall.RawConn) error {
 // portTaken says whether a bind failed because another program has the port.
 func portTaken(err error) bool { return errors.Is(err, unix.EADDRINUSE) }
 
-// A sender sends packets without ever waiting, which net.UDPConn cannot: while
-// the kernel asks for the hardware address of a phone that was unplugged, its
-// packets fill the socket's send queue, and waiting for room would hold up the
-// goroutine that serves all other calls of the tunnel.
+// A sender sends packets without ever waiting, which net.UDPConn cannot: it waits
+// for room when the socket's send queue is full. That is so while the link is
+// congested, and for the 3 s for which Linux looks for a phone that was
+// unplugged; and the goroutine that would wait serves all calls of the tunnel.
 //
 // It is safe for concurrent use.
 type sender struct {
