@@ -126,7 +126,7 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 		a := it.Addr()
 		if b := p.bindingAt(a.URI); b != nil {
 			granted[b] = grantedExpiry(m, a)
-			m.Replace(a.URISpan, []byte(b.URI))
+			m.SetURI(a, []byte(b.URI))
 		}
 	}
 	for b, life := range granted {
@@ -237,49 +237,32 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message) {
 			uri = append(uri, '@')
 		}
 		uri = append(uri, p.port.addr.String()...)
-		uri = appendParams(uri, u.Params, "transport", "alias", lineParam)
-		bracketed := a.URISpan.Start > 0 && m.Bytes()[a.URISpan.Start-1] == '<'
+		uri = appendParams(uri, u.Params)
 		if b := p.bindingOf(a.URI); b != nil && b.Line != 0 {
 			uri = append(uri, ";"+lineParam+"="+strconv.Itoa(b.Line)...)
-			if !bracketed { // else the parameter would be the header's
-				uri = append(append([]byte("<"), uri...), '>')
-			}
 		}
-		m.Replace(a.URISpan, uri)
-		if _, has := sipmsg.Param(a.Params, "reg-id"); has {
-			m.Replace(a.ParamsSpan, appendParams(nil, a.Params, "reg-id"))
+		if a.Bracket || bytes.IndexByte(uri, ';') >= 0 {
+			m.SetURI(a, uri)
+		} else {
+			m.Replace(a.URISpan, uri)
 		}
+		m.RemoveParam(a.ParamsSpan, "reg-id")
 	}
 }
 
-// appendParams appends the ";name=value" parameters of params to dst, all but
-// those named in drop.
-func appendParams(dst, params []byte, drop ...string) []byte {
-	for len(params) > 0 {
-		end := paramEnd(params)
-		name, _, _ := bytes.Cut(bytes.Trim(params[:end], "; \t\r\n"), []byte("="))
-		if !slices.ContainsFunc(drop, func(d string) bool { return strings.EqualFold(d, string(bytes.TrimSpace(name))) }) {
-			dst = append(dst, params[:end]...)
+// appendParams appends the URI parameters params to dst, but those that would
+// describe the phone's own flow.
+func appendParams(dst, params []byte) []byte {
+	for {
+		name, _, rest, ok := sipmsg.CutParam(params)
+		if !ok {
+			return dst
 		}
-		params = params[end:]
-	}
-	return dst
-}
-
-// paramEnd is the length of the first parameter with its leading semicolon.
-func paramEnd(params []byte) int {
-	quoted := false
-	for i := 1; i < len(params); i++ {
-		switch c := params[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case !quoted && c == ';':
-			return i
+		if !slices.ContainsFunc([]string{"transport", "alias", lineParam}, func(d string) bool { return strings.EqualFold(d, string(name)) }) {
+			dst = append(dst, params[:len(params)-len(rest)]...)
 		}
+		params = rest
 	}
-	return len(params)
 }
 
 func (p *pbxPhone) info(b *pbxBinding) PhoneInfo {

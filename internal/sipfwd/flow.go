@@ -44,6 +44,9 @@ func (f *flow) reliable() bool { return f.transport != "UDP" }
 func (f *flow) String() string { return f.transport + ":" + f.remote.String() }
 
 func (f *flow) send(msg []byte) {
+	if len(msg) == 0 {
+		return
+	}
 	if f.stream != nil {
 		f.stream.send(msg)
 		return

@@ -25,7 +25,7 @@ func (p *lanPhone) editRequestUp(f *flow, m *sipmsg.Message) {
 			a := it.Addr()
 			if p.addressedToUs(f, a.URI) {
 				if uri := p.inDomain(a.URI); uri != nil {
-					m.Replace(a.URISpan, uri)
+					m.SetURI(a, uri)
 				}
 			}
 		}

@@ -149,6 +149,9 @@ func (p *lanPhone) readTunnel(conn net.PacketConn) {
 // toTunnel sends a message to the PBX side. Writes are kept for replay while
 // the connection is down, so that an error means that the session is over.
 func (p *lanPhone) toTunnel(msg []byte) {
+	if len(msg) == 0 {
+		return
+	}
 	if p.conn == nil {
 		p.side.counters.Counter("sip.dropped.tunnel_down").Inc()
 		return
@@ -160,7 +163,7 @@ func (p *lanPhone) toTunnel(msg []byte) {
 
 // forward sends the edited message p.msg into the tunnel.
 func (p *lanPhone) forward() {
-	p.out = p.msg.AppendTo(p.out[:0])
+	p.out = appendEdited(p.out[:0], &p.msg, p.side.counters)
 	p.toTunnel(p.out)
 }
 
@@ -447,7 +450,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 	if f.reliable() {
 		m.EnsureContentLength()
 	}
-	c := p.edge.newClient(branch, method, upKey, m.AppendTo(nil), f)
+	c := p.edge.newClient(branch, method, upKey, appendEdited(nil, m, p.side.counters), f)
 	if c != nil {
 		c.leg, c.offer = l, offer
 	}
@@ -495,7 +498,7 @@ func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
 	if f.reliable() {
 		m.EnsureContentLength()
 	}
-	f.send(m.AppendTo(nil))
+	f.send(appendEdited(nil, m, p.side.counters))
 }
 
 func (p *lanPhone) cancelFromTunnel(m *sipmsg.Message) {
@@ -529,7 +532,7 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 	if f.reliable() {
 		m.EnsureContentLength()
 	}
-	p.edge.respond(s, status, m.AppendTo(nil))
+	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
 }
 
 func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, status int) {
@@ -552,7 +555,7 @@ func (p *lanPhone) strayResponse(m *sipmsg.Message) {
 		p.side.counters.Counter("sip.dropped.stray_response").Inc()
 		return
 	}
-	p.flow.send(m.AppendTo(nil))
+	p.flow.send(appendEdited(nil, m, p.side.counters))
 }
 
 // reset ends what a lost session leaves behind.

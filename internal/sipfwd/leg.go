@@ -1,7 +1,6 @@
 package sipfwd
 
 import (
-	"bytes"
 	"net/netip"
 	"slices"
 	"strconv"

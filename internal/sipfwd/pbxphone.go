@@ -46,6 +46,9 @@ func newPBXPhone(s *PBXSide, id uint32, key string) *pbxPhone {
 func (p *pbxPhone) count(name string) { p.side.counters.Counter(name).Inc() }
 
 func (p *pbxPhone) toTunnel(msg []byte) {
+	if len(msg) == 0 {
+		return
+	}
 	if p.ended {
 		p.count("sip.dropped.tunnel_down")
 		return
@@ -54,7 +57,7 @@ func (p *pbxPhone) toTunnel(msg []byte) {
 }
 
 func (p *pbxPhone) forward() {
-	p.out = p.msg.AppendTo(p.out[:0])
+	p.out = appendEdited(p.out[:0], &p.msg, p.side.counters)
 	p.toTunnel(p.out)
 }
 
@@ -141,7 +144,7 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	stripOutbound(m)
 	branch := newBranch()
 	m.PushVia([]byte(p.via() + ";branch=" + branch))
-	out := m.AppendTo(nil)
+	out := appendEdited(nil, m, p.side.counters)
 	if method == "ACK" {
 		p.pbx().send(out)
 		return
@@ -234,7 +237,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 		p.rewriteContacts(m)
 	}
 	stripOutbound(m)
-	p.edge.respond(s, status, m.AppendTo(nil))
+	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
 }
 
 func (p *pbxPhone) responseSDPUp(s *serverTx, l *leg, m *sipmsg.Message, status int) bool {

@@ -310,6 +310,9 @@ type pbxHop struct {
 func (h pbxHop) reliable() bool { return false }
 
 func (h pbxHop) send(msg []byte) {
+	if len(msg) == 0 {
+		return
+	}
 	if len(msg) > maxDatagramUDP {
 		h.port.ports.cfg.Counters.Counter("sip.dropped.too_large_for_udp").Inc()
 		return

@@ -5,11 +5,22 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/sdp"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
 // Rules that both halves share.
+
+// appendEdited appends m with its edits to dst. Edits that exclude each other
+// are a fault of ours that must not put half a message on the wire.
+func appendEdited(dst []byte, m *sipmsg.Message, counters *counter.Set) []byte {
+	if m.Err() != nil {
+		counters.Counter("sip.dropped.edit_conflict").Inc()
+		return dst
+	}
+	return m.AppendTo(dst)
+}
 
 // createsDialog says whether the request m may begin a dialog.
 func createsDialog(m *sipmsg.Message) bool {

@@ -1,0 +1,510 @@
+package sipfwd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// rig is both halves of the proxy joined by a tunnel that is a pair of Go
+// channels; phones and PBX are sockets on loopback that a test scripts.
+type rig struct {
+	t        *testing.T
+	lan      *LANSide
+	pbx      *PBXSide
+	ports    *PhonePorts
+	pbxSock  *agent
+	proxy    netip.AddrPort // of the office, UDP and TCP
+	tunnel   *fakeTunnel
+	media    *fakeMedia
+	events   *recordedEvents
+	counters *counter.Set
+}
+
+const testDomain = "pbx.example"
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, counters: new(counter.Set), events: &recordedEvents{}}
+	r.pbxSock = newAgent(t, "127.0.0.1:0")
+	r.media = &fakeMedia{relays: make(map[netip.AddrPort]*fakeRelay)}
+	var err error
+	r.ports, err = OpenPhonePorts(PhonePortsConfig{
+		Addr: netip.MustParseAddr("127.0.0.1"), Low: 26000, High: 26999,
+		IsPBX:    func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.1") },
+		Counters: r.counters, StateFile: t.TempDir() + "/ports.json",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.tunnel = &fakeTunnel{rig: r, conns: make(map[uint32]*fakePhoneConn), state: make(map[uint32][]byte)}
+	r.tunnel.up.Store(true)
+	r.newSession()
+	r.lan = NewLANSide(LANSideConfig{
+		LANAddress: netip.MustParseAddr("127.0.0.1"), Tunnel: r.tunnel, Allocate: r.media.allocate,
+		Counters: r.counters, Events: r.events,
+	})
+	udp, ln := listenBoth(t)
+	r.proxy = addrPort(udp.LocalAddr())
+	go r.lan.ServeUDP(udp)
+	go r.lan.ServeTCP(ln)
+	t.Cleanup(func() {
+		r.lan.Close()
+		r.pbx.Close()
+		r.ports.Close()
+		if t.Failed() {
+			t.Log(r.counters.Snapshot())
+		}
+	})
+	return r
+}
+
+func listenBoth(t *testing.T) (*net.UDPConn, net.Listener) {
+	for range 20 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addrPort(ln.Addr())))
+		if err == nil {
+			return udp, ln
+		}
+		ln.Close()
+	}
+	t.Fatal("no port is free for UDP and TCP at once")
+	return nil, nil
+}
+
+func (r *rig) newSession() {
+	r.pbx = NewPBXSide(PBXSideConfig{
+		Credential: "office", PBX: r.pbxSock.addr(), Ports: r.ports,
+		Send: r.tunnel.down, SaveState: r.tunnel.save, Relay: r.media.relay, Counters: r.counters, Events: noEvents{},
+	})
+}
+
+// fakeTunnel is an in-memory tunnel.
+type fakeTunnel struct {
+	rig   *rig
+	up    atomic.Bool
+	mu    sync.Mutex
+	next  uint32
+	conns map[uint32]*fakePhoneConn
+	state map[uint32][]byte
+}
+
+func (f *fakeTunnel) Up() bool       { return f.up.Load() }
+func (f *fakeTunnel) Domain() string { return testDomain }
+
+func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (net.PacketConn, error) {
+	if !f.Up() {
+		return nil, errors.New("down")
+	}
+	f.mu.Lock()
+	f.next++
+	c := &fakePhoneConn{tunnel: f, id: f.next, key: key, in: make(chan []byte, 64), done: make(chan struct{})}
+	f.conns[c.id] = c
+	f.mu.Unlock()
+	at, err := f.rig.pbx.OpenPhone(c.id, key, nil)
+	c.local = at
+	return c, err
+}
+
+func (f *fakeTunnel) down(phone uint32, msg []byte) {
+	f.mu.Lock()
+	c := f.conns[phone]
+	f.mu.Unlock()
+	c.in <- bytes.Clone(msg)
+}
+
+func (f *fakeTunnel) save(phone uint32, state []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state[phone] = bytes.Clone(state)
+}
+
+type fakePhoneConn struct {
+	net.PacketConn
+	tunnel *fakeTunnel
+	id     uint32
+	key    string
+	local  netip.AddrPort
+	in     chan []byte
+	done   chan struct{}
+	once   sync.Once
+}
+
+func (c *fakePhoneConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case msg := <-c.in:
+		return copy(b, msg), nil, nil
+	case <-c.done:
+		return 0, nil, net.ErrClosed
+	}
+}
+
+func (c *fakePhoneConn) WriteTo(b []byte, _ net.Addr) (int, error) {
+	c.tunnel.rig.pbx.FromTunnel(c.id, b)
+	return len(b), nil
+}
+
+func (c *fakePhoneConn) Close() error {
+	c.once.Do(func() { close(c.done) })
+	return nil
+}
+
+// fakeMedia hands out media ports whose addresses can be told apart.
+type fakeMedia struct {
+	mu     sync.Mutex
+	n      int
+	ports  []*fakePort
+	relays map[netip.AddrPort]*fakeRelay
+}
+
+type fakePort struct {
+	lan, pbx   netip.AddrPort
+	mu         sync.Mutex
+	rtp, rtcp  netip.AddrPort
+	signalling netip.Addr
+	closed     bool
+}
+
+type fakeRelay struct {
+	mu        sync.Mutex
+	rtp, rtcp netip.AddrPort
+}
+
+func (f *fakeMedia) allocate(context.Context) (MediaPort, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n++
+	p := &fakePort{
+		lan: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.10"), uint16(40000+2*f.n)),
+		pbx: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.20"), uint16(50000+2*f.n)),
+	}
+	f.ports = append(f.ports, p)
+	f.relays[p.pbx] = &fakeRelay{}
+	return p, nil
+}
+
+func (f *fakeMedia) relay(at netip.AddrPort) (Relay, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok := f.relays[at]
+	return r, ok
+}
+
+func (f *fakeMedia) port(i int) *fakePort {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ports[i]
+}
+
+func (p *fakePort) LAN() netip.AddrPort { return p.lan }
+func (p *fakePort) PBX() netip.AddrPort { return p.pbx }
+func (p *fakePort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rtp, p.rtcp, p.signalling = rtp, rtcp, signalling
+}
+func (p *fakePort) Stats() MediaStats { return MediaStats{} }
+func (p *fakePort) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	return nil
+}
+func (p *fakePort) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+func (p *fakePort) phone() netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rtp
+}
+
+func (r *fakeRelay) SetRemote(rtp, rtcp netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rtp, r.rtcp = rtp, rtcp
+}
+func (r *fakeRelay) Stats() MediaStats { return MediaStats{} }
+func (r *fakeRelay) remote() netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rtp
+}
+
+type recordedEvents struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (e *recordedEvents) add(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lines = append(e.lines, fmt.Sprintf(format, args...))
+}
+func (e *recordedEvents) PhoneRegistered(p PhoneInfo)     { e.add("registered %s", p.AOR) }
+func (e *recordedEvents) PhoneGone(p PhoneInfo, r string) { e.add("gone %s: %s", p.AOR, r) }
+func (e *recordedEvents) CallStarted(c CallInfo)          { e.add("started %s", c.Direction) }
+func (e *recordedEvents) CallEnded(c CallInfo)            { e.add("ended %s", c.Reason) }
+func (e *recordedEvents) has(line string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range e.lines {
+		if l == line {
+			return true
+		}
+	}
+	return false
+}
+
+// agent is a scripted SIP peer on UDP or TCP.
+type agent struct {
+	t    *testing.T
+	udp  *net.UDPConn
+	tcp  net.Conn
+	in   *bufio.Reader
+	from netip.AddrPort // of the last datagram
+}
+
+func newAgent(t *testing.T, addr string) *agent {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &agent{t: t, udp: c}
+}
+
+func newTCPAgent(t *testing.T, to netip.AddrPort) *agent {
+	t.Helper()
+	c, err := net.Dial("tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &agent{t: t, tcp: c, in: bufio.NewReader(c)}
+}
+
+func (a *agent) addr() netip.AddrPort {
+	if a.tcp != nil {
+		return addrPort(a.tcp.LocalAddr())
+	}
+	return addrPort(a.udp.LocalAddr())
+}
+
+func (a *agent) send(to netip.AddrPort, msg string) {
+	a.t.Helper()
+	var err error
+	if a.tcp != nil {
+		_, err = a.tcp.Write([]byte(msg))
+	} else {
+		_, err = a.udp.WriteToUDPAddrPort([]byte(msg), to)
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// next is the next message that is not a 100.
+func (a *agent) next() received {
+	a.t.Helper()
+	for {
+		m := a.any(5 * time.Second)
+		if m.StatusCode() != 100 {
+			return m
+		}
+	}
+}
+
+func (a *agent) any(wait time.Duration) received {
+	a.t.Helper()
+	b := a.read(wait)
+	if b == nil {
+		a.t.Fatal("no message came")
+	}
+	r := received{raw: string(b)}
+	if err := r.Parse(b); err != nil {
+		a.t.Fatalf("%v in:\n%s", err, b)
+	}
+	return r
+}
+
+// silent fails the test when a message comes within d.
+func (a *agent) silent(d time.Duration) {
+	a.t.Helper()
+	if b := a.read(d); b != nil {
+		a.t.Fatalf("unexpected message:\n%s", b)
+	}
+}
+
+func (a *agent) read(wait time.Duration) []byte {
+	a.t.Helper()
+	deadline := time.Now().Add(wait)
+	if a.tcp != nil {
+		a.tcp.SetReadDeadline(deadline)
+		f := sipmsg.NewFramer(a.in)
+		b, err := f.Next()
+		if err != nil {
+			return nil
+		}
+		return bytes.Clone(b)
+	}
+	a.udp.SetReadDeadline(deadline)
+	buf := make([]byte, maxMessage)
+	n, from, err := a.udp.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		return nil
+	}
+	a.from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	return buf[:n]
+}
+
+// reply answers m to where it came from.
+func (a *agent) reply(m received, status string, headers ...string) {
+	a.t.Helper()
+	a.send(a.from, answer(m, status, headers...))
+}
+
+// received is a parsed message with its text.
+type received struct {
+	sipmsg.Message
+	raw string
+}
+
+func (r *received) header(name string) string {
+	v, _ := r.NamedValue(name)
+	return string(v)
+}
+
+// answer builds a response with the headers given; the last one may be a body
+// that begins with "v=0".
+func answer(m received, status string, headers ...string) string {
+	var b strings.Builder
+	b.WriteString("SIP/2.0 " + status + "\r\n")
+	for _, h := range m.Headers() {
+		switch h.Kind {
+		case sipmsg.Via, sipmsg.From, sipmsg.CallID, sipmsg.CSeq, sipmsg.RecordRoute:
+			b.Write(m.Text(h.Line))
+		case sipmsg.To:
+			line := string(bytes.TrimRight(m.Text(h.Line), "\r\n"))
+			if m.ToTag() == nil {
+				line += ";tag=callee"
+			}
+			b.WriteString(line + "\r\n")
+		}
+	}
+	finish(&b, headers)
+	return b.String()
+}
+
+func finish(b *strings.Builder, headers []string) {
+	body := ""
+	for _, h := range headers {
+		if strings.HasPrefix(h, "v=0") {
+			body = h
+			b.WriteString("Content-Type: application/sdp\r\n")
+			continue
+		}
+		b.WriteString(h + "\r\n")
+	}
+	fmt.Fprintf(b, "Content-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// call describes the requests of one dialog of a test.
+type call struct {
+	id, from, to string // From and To values without tags
+	fromTag      string
+	toTag        string
+	transport    string
+	at           netip.AddrPort // the sender
+	seq          int
+	branch       string
+}
+
+func (c *call) request(method, uri string, headers ...string) string {
+	c.branch = newBranch()
+	if method != "ACK" && method != "CANCEL" {
+		c.seq++
+	}
+	return c.again(method, uri, headers...)
+}
+
+// again builds a request with the branch of the last one.
+func (c *call) again(method, uri string, headers ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s;rport\r\n", method, uri, c.transport, c.at, c.branch)
+	fmt.Fprintf(&b, "From: %s;tag=%s\r\nTo: %s", c.from, c.fromTag, c.to)
+	if c.toTag != "" {
+		b.WriteString(";tag=" + c.toTag)
+	}
+	fmt.Fprintf(&b, "\r\nCall-ID: %s\r\nCSeq: %d %s\r\nMax-Forwards: 70\r\n", c.id, c.seq, method)
+	finish(&b, headers)
+	return b.String()
+}
+
+func phoneCall(t *testing.T, a *agent, from, to string) *call {
+	c := &call{
+		id: t.Name() + from + to, fromTag: "caller", transport: "UDP", at: a.addr(),
+		from: "<sip:" + from + "@" + testDomain + ">", to: "<sip:" + to + "@" + testDomain + ">",
+	}
+	if a.tcp != nil {
+		c.transport = "TCP"
+	}
+	return c
+}
+
+func sdpAt(at netip.AddrPort, attrs ...string) string {
+	s := fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio %d RTP/AVP 0\r\n", at.Addr(), at.Addr(), at.Port())
+	for _, a := range attrs {
+		s += "a=" + a + "\r\n"
+	}
+	return s
+}
+
+// register registers user from a at the PBX and returns the Contact URI that the
+// PBX was given.
+func (r *rig) register(a *agent, user string) string {
+	r.t.Helper()
+	c := phoneCall(r.t, a, user, user)
+	contact := "<sip:" + user + "@" + a.addr().String() + ">"
+	a.send(r.proxy, c.request("REGISTER", "sip:"+testDomain, "Contact: "+contact, "Expires: 600"))
+	m := r.pbxSock.next()
+	seen := m.header("Contact")
+	r.pbxSock.reply(m, "200 OK", "Contact: "+seen+";expires=300")
+	res := a.next()
+	if got := res.header("Contact"); got != contact+";expires=300" {
+		r.t.Fatalf("phone got Contact %q", got)
+	}
+	return strings.Trim(seen, "<>")
+}
+
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(5 * time.Second)
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("never: " + what)
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package sipfwd
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// sink is a hop that notes what it is sent and when.
+type sink struct {
+	start  time.Time
+	stream bool
+	log    []string // "method-or-status@elapsed"
+}
+
+func (s *sink) reliable() bool { return s.stream }
+
+func (s *sink) send(msg []byte) {
+	var m sipmsg.Message
+	if err := m.Parse(msg); err != nil {
+		panic(err)
+	}
+	what := string(m.Method())
+	if !m.IsRequest() {
+		what = fmt.Sprint(m.StatusCode())
+	}
+	s.log = append(s.log, fmt.Sprintf("%s@%v", what, time.Since(s.start)))
+}
+
+func (s *sink) String() string { return strings.Join(s.log, " ") }
+
+type edgeTest struct {
+	mu       sync.Mutex
+	edge     *edge
+	sink     *sink
+	timeouts []string
+}
+
+func newEdgeTest(stream bool) *edgeTest {
+	e := &edgeTest{sink: &sink{start: time.Now(), stream: stream}}
+	e.edge = newEdge(&e.mu, new(counter.Set), func(c *clientTx) { e.timeouts = append(e.timeouts, c.key.method) })
+	return e
+}
+
+func (e *edgeTest) do(f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f()
+}
+
+func parsed(t *testing.T, msg string) *sipmsg.Message {
+	t.Helper()
+	m := new(sipmsg.Message)
+	if err := m.Parse([]byte(msg)); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func testRequest(method, branch string) string {
+	return method + " sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h:5060;branch=" + branch +
+		"\r\nFrom: <sip:x@y>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: c\r\nCSeq: 1 " + method + "\r\nContent-Length: 0\r\n\r\n"
+}
+
+func testResponse(status, method, branch string) string {
+	return "SIP/2.0 " + status + "\r\nVia: SIP/2.0/UDP h:5060;branch=" + branch +
+		"\r\nFrom: <sip:x@y>;tag=1\r\nTo: <sip:a@b>;tag=2\r\nCall-ID: c\r\nCSeq: 1 " + method + "\r\nContent-Length: 0\r\n\r\n"
+}
+
+const testBranch = "z9hG4bK1"
+
+// TestClientTimers follows RFC 3261 sections 17.1.1.2 and 17.1.2.2.
+func TestClientTimers(t *testing.T) {
+	for _, tt := range []struct {
+		name, method string
+		stream       bool
+		want         string
+	}{
+		{"INVITE over UDP", "INVITE", false,
+			"INVITE@0s INVITE@500ms INVITE@1.5s INVITE@3.5s INVITE@7.5s INVITE@15.5s INVITE@31.5s"},
+		{"other over UDP", "MESSAGE", false,
+			"MESSAGE@0s MESSAGE@500ms MESSAGE@1.5s MESSAGE@3.5s MESSAGE@7.5s MESSAGE@11.5s MESSAGE@15.5s MESSAGE@19.5s MESSAGE@23.5s MESSAGE@27.5s MESSAGE@31.5s"},
+		{"INVITE over TCP", "INVITE", true, "INVITE@0s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEdgeTest(tt.stream)
+				e.do(func() {
+					e.edge.newClient(testBranch, tt.method, txKey{}, []byte(testRequest(tt.method, testBranch)), e.sink)
+				})
+				time.Sleep(31900 * time.Millisecond)
+				e.do(func() {
+					if len(e.timeouts) != 0 {
+						t.Error("timed out before 64*T1")
+					}
+				})
+				time.Sleep(time.Second)
+				e.do(func() {
+					if e.sink.String() != tt.want {
+						t.Errorf("sent %s\nwant %s", e.sink, tt.want)
+					}
+					if len(e.timeouts) != 1 || len(e.edge.clients) != 0 {
+						t.Errorf("timeouts %v, %d transactions left", e.timeouts, len(e.edge.clients))
+					}
+				})
+			})
+		})
+	}
+}
+
+// TestTimerC: a callee that rings for ever is cancelled; provisional responses
+// prolong the wait (RFC 3261 section 16.6 step 11).
+func TestTimerC(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEdgeTest(true)
+		var c *clientTx
+		e.do(func() {
+			c = e.edge.newClient(testBranch, "INVITE", txKey{}, []byte(testRequest("INVITE", testBranch)), e.sink)
+			e.edge.response(c, parsed(t, testResponse("180 Ringing", "INVITE", testBranch)))
+		})
+		time.Sleep(3 * time.Minute)
+		e.do(func() { e.edge.response(c, parsed(t, testResponse("180 Ringing", "INVITE", testBranch))) })
+		time.Sleep(3 * time.Minute)
+		e.do(func() {
+			if got := e.sink.String(); got != "INVITE@0s" {
+				t.Errorf("sent %s", got)
+			}
+		})
+		time.Sleep(6 * time.Second)
+		e.do(func() {
+			if got := e.sink.String(); got != "INVITE@0s CANCEL@6m5s" {
+				t.Errorf("sent %s", got)
+			}
+		})
+		time.Sleep(33 * time.Second)
+		e.do(func() {
+			if len(e.timeouts) != 1 || len(e.edge.clients) != 0 {
+				t.Errorf("timeouts %v, %d transactions left", e.timeouts, len(e.edge.clients))
+			}
+		})
+	})
+}
+
+// TestCancelWaitsForProvisional is RFC 3261 section 9.1.
+func TestCancelWaitsForProvisional(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEdgeTest(true)
+		e.do(func() {
+			c := e.edge.newClient(testBranch, "INVITE", txKey{}, []byte(testRequest("INVITE", testBranch)), e.sink)
+			e.edge.cancelClient(c, ownCancel(c.request))
+			if got := e.sink.String(); got != "INVITE@0s" {
+				t.Errorf("sent %s", got)
+			}
+			e.edge.response(c, parsed(t, testResponse("100 Trying", "INVITE", testBranch)))
+			if got := e.sink.String(); got != "INVITE@0s CANCEL@0s" {
+				t.Errorf("sent %s", got)
+			}
+			e.edge.close()
+		})
+	})
+}
+
+// TestServerTimers: 100 after 200 ms, finals again until the ACK, over UDP.
+func TestServerTimers(t *testing.T) {
+	for _, tt := range []struct{ name, status, want string }{
+		{"2xx", "200 OK", "100@200ms 200@1s 200@1.5s 200@2.5s 200@4.5s"},
+		{"refusal", "486 Busy", "100@200ms 486@1s 486@1.5s 486@2.5s 486@4.5s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEdgeTest(false)
+				var s *serverTx
+				e.do(func() { s = e.edge.newServer(parsed(t, testRequest("INVITE", testBranch)), e.sink) })
+				time.Sleep(time.Second)
+				e.do(func() {
+					res := testResponse(tt.status, "INVITE", testBranch)
+					m := parsed(t, res)
+					e.edge.respond(s, m.StatusCode(), []byte(res))
+				})
+				time.Sleep(4 * time.Second)
+				e.do(func() {
+					ackBranch := testBranch
+					if tt.name == "2xx" {
+						ackBranch = "z9hG4bK2"
+					}
+					ended := e.edge.ack(parsed(t, testRequest("ACK", ackBranch)))
+					if ended != (tt.name == "refusal") {
+						t.Errorf("ACK ends here: %v", ended)
+					}
+				})
+				time.Sleep(time.Minute)
+				e.do(func() {
+					if e.sink.String() != tt.want {
+						t.Errorf("sent %s\nwant %s", e.sink, tt.want)
+					}
+					if n := len(e.edge.servers); n != 0 {
+						t.Errorf("%d transactions left", n)
+					}
+				})
+			})
+		})
+	}
+}
