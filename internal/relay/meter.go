@@ -26,20 +26,21 @@ type meter struct {
 	clock   uint64 // counts RTP packets, to find the stream unheard for longest
 	ended   losses // of streams that had to make room
 
-	fixed [rtpHeaderSize]byte // for observe; the parser would move a local one to the heap
+	fixed [rtpHeaderSize]byte // for measure; the parser would move a local one to the heap
 }
 
-// observe counts a packet that came at the time at, in time since any fixed
-// moment, and measures it if it is RTP.
-func (m *meter) observe(c Component, packet []byte, at time.Duration) {
+// pass counts a packet that was passed on.
+func (m *meter) pass(packet []byte) {
 	m.packets++
 	m.bytes += uint64(len(packet))
-	if c != RTP || !isRTP(packet) {
+}
+
+// measure takes note of a packet of the RTP port, if it is RTP, that came at the
+// time at, in time since any fixed moment.
+func (m *meter) measure(packet []byte, at time.Duration) {
+	if !isRTP(packet) {
 		return
 	}
-	// The fixed header is all that is needed. Without the bits that announce
-	// CSRCs and extensions the parser leaves alone what follows, which may be
-	// encrypted (RFC 9335) or malformed.
 	copy(m.fixed[:], packet)
 	m.fixed[0] = rtpVersion << 6
 	var h rtp.Header

@@ -17,6 +17,11 @@ func rtpPacket(t testing.TB, h rtp.Header, payload ...byte) []byte {
 	return b
 }
 
+func observe(m *meter, packet []byte, at time.Duration) {
+	m.pass(packet)
+	m.measure(packet, at)
+}
+
 func TestMeterCountsEverythingButMeasuresRTPOnly(t *testing.T) {
 	var m meter
 	var bytes uint64
@@ -27,7 +32,7 @@ func TestMeterCountsEverythingButMeasuresRTPOnly(t *testing.T) {
 		[]byte("\x81\xc9\x00\x07" + "--------------------"),      // RTCP RR, multiplexed
 		[]byte("\x80\x00\x00\x01\x00"),                           // RTP, cut short
 	} {
-		m.observe(RTP, p, time.Duration(i)*20*ms)
+		observe(&m, p, time.Duration(i)*20*ms)
 		bytes += uint64(len(p))
 	}
 	got := m.traffic()
@@ -46,10 +51,10 @@ func TestMeterReadsBehindCSRCsAndExtensions(t *testing.T) {
 		if err := h.SetExtension(1, []byte{1, 2, 3}); err != nil {
 			t.Fatal(err)
 		}
-		m.observe(RTP, rtpPacket(t, h, 1), 0)
+		observe(&m, rtpPacket(t, h, 1), 0)
 	}
 	// Announces 15 CSRCs and an extension, and has neither.
-	m.observe(RTP, []byte("\x9f\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00\x09"), 0)
+	observe(&m, []byte("\x9f\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00\x09"), 0)
 	if got := m.traffic().Lost; got != 2 {
 		t.Errorf("lost = %d, want 2", got)
 	}
@@ -62,7 +67,7 @@ func TestMeterTellsStreamsApart(t *testing.T) {
 			if seq%10 == 3 && ssrc == 1 {
 				continue
 			}
-			m.observe(RTP, rtpPacket(t, rtp.Header{SSRC: ssrc, SequenceNumber: seq + uint16(ssrc)*7000}), 0)
+			observe(&m, rtpPacket(t, rtp.Header{SSRC: ssrc, SequenceNumber: seq + uint16(ssrc)*7000}), 0)
 		}
 	}
 	if got := m.traffic(); got.Lost != 10 || got.Reordered != 0 || got.Duplicates != 0 {
@@ -75,7 +80,7 @@ func TestMeterRemembersStreamsThatEnded(t *testing.T) {
 	const calls = 5 * maxStreams
 	for ssrc := range uint32(calls) {
 		for _, seq := range []uint16{1, 3, 3} {
-			m.observe(RTP, rtpPacket(t, rtp.Header{SSRC: ssrc, SequenceNumber: seq}), 0)
+			observe(&m, rtpPacket(t, rtp.Header{SSRC: ssrc, SequenceNumber: seq}), 0)
 		}
 	}
 	if got := m.traffic(); got.Lost != calls || got.Duplicates != calls {
@@ -88,10 +93,10 @@ func TestMeterReportsJitterOfTheStreamHeardLast(t *testing.T) {
 	for i := range 100 {
 		sent := time.Duration(i) * 20 * ms
 		at := sent + time.Duration(i%2)*16*ms
-		m.observe(RTP, rtpPacket(t, rtp.Header{SSRC: 1, SequenceNumber: uint16(i), Timestamp: ticks(sent, 8000)}), at)
+		observe(&m, rtpPacket(t, rtp.Header{SSRC: 1, SequenceNumber: uint16(i), Timestamp: ticks(sent, 8000)}), at)
 	}
 	near(t, m.traffic().Jitter, 0.016, ms)
-	m.observe(RTP, rtpPacket(t, rtp.Header{SSRC: 2}), 3*time.Second)
+	observe(&m, rtpPacket(t, rtp.Header{SSRC: 2}), 3*time.Second)
 	if got := m.traffic().Jitter; got != 0 {
 		t.Errorf("jitter of a new stream = %v, want 0", got)
 	}
@@ -108,7 +113,7 @@ func FuzzMeter(f *testing.F) {
 		var packets, bytes uint64
 		for at := time.Duration(0); len(b) > 0; at += 20 * ms {
 			n := min(int(b[0]), len(b)-1)
-			m.observe(RTP, b[1:1+n], at)
+			observe(&m, b[1:1+n], at)
 			packets++
 			bytes += uint64(n)
 			b = b[1+n:]
@@ -130,6 +135,6 @@ func BenchmarkMeter(b *testing.B) {
 	for i := range b.N {
 		packet[2], packet[3] = byte(i>>8), byte(i)
 		packet[6], packet[7] = byte(i>>8), byte(i)
-		m.observe(RTP, packet, time.Duration(i)*20*ms)
+		observe(&m, packet, time.Duration(i)*20*ms)
 	}
 }

@@ -125,8 +125,8 @@ func start(config Config, began time.Time, now func() time.Duration) *Relay {
 func (r *Relay) LocalAddr() netip.AddrPort { return r.local }
 
 // SetRemote takes the addresses that the peer's SDP names, of the first SDP and
-// of every later one. An address that was named before keeps what was latched,
-// a new one opens the latch. A zero AddrPort (or port 0, or one that is no
+// of every later one. The same address again keeps what was latched, another one
+// opens the latch. A zero AddrPort (or port 0, or one that is no
 // unicast address) means none: nothing goes in or out. 0.0.0.0 or :: with a
 // port means hold: nothing goes out, and the peer is known still when it comes
 // back.
@@ -141,8 +141,8 @@ func (r *Relay) SetRemote(rtp, rtcp netip.AddrPort) {
 
 // Send sends a packet to the latched, else to the signalled address. It does not
 // wait and does not keep packet. With no remote, or on hold, the packet is
-// dropped without an error. Whatever the error, it is counted and the next
-// packet may well pass; only net.ErrClosed is final.
+// dropped without an error. After any error but net.ErrClosed the next packet may
+// well pass. Every drop is counted, up to Close.
 func (r *Relay) Send(c Component, packet []byte) error {
 	if c >= components {
 		return ErrComponent
@@ -152,14 +152,19 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		return ErrPacketSize
 	}
 	h := &r.halves[c]
+	at := r.now()
 	h.mu.Lock()
+	if c == RTP {
+		// Before it is known whether it goes out: what is dropped here, on
+		// hold above all, was not lost on the way here.
+		h.out.measure(packet, at)
+	}
 	to, v := h.latch.target()
 	h.mu.Unlock()
 	if v != pass {
 		r.drops.count(v)
 		return nil
 	}
-	at := r.now()
 	switch err := h.sender.send(packet, to); {
 	case err == nil:
 	case errors.Is(err, net.ErrClosed):
@@ -172,7 +177,7 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		return err
 	}
 	h.mu.Lock()
-	h.out.observe(c, packet, at)
+	h.out.pass(packet)
 	h.mu.Unlock()
 	return nil
 }
@@ -241,7 +246,10 @@ func (r *Relay) take(c Component, h *half, packet []byte, src netip.AddrPort) ve
 	if v := h.latch.admit(src, at); v != pass {
 		return v
 	}
-	h.in.observe(c, packet, at)
+	h.in.pass(packet)
+	if c == RTP {
+		h.in.measure(packet, at)
+	}
 	r.lastIn.Store(int64(at) + 1)
 	return pass
 }

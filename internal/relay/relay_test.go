@@ -328,6 +328,31 @@ func TestRelayMeasuresBothDirections(t *testing.T) {
 	}
 }
 
+func TestDropsOfARelayAreNotLoss(t *testing.T) {
+	r := newTestRelay(t, loopback4, sameIP)
+	phone := newPeer(t, "127.0.0.2")
+	for seq := range uint16(50) {
+		switch seq {
+		case 10:
+			r.SetRemote(phone.addr(), netip.AddrPort{})
+		case 20:
+			r.SetRemote(ap("0.0.0.0:9"), netip.AddrPort{})
+		case 30:
+			r.SetRemote(phone.addr(), netip.AddrPort{})
+		case 40:
+			continue
+		}
+		r.mustSend(RTP, string(rtpPacket(t, rtp.Header{SequenceNumber: seq})))
+	}
+	s := r.Stats()
+	if s.Out.Packets != 29 || s.Out.Lost != 1 {
+		t.Errorf("%d packets out and %d lost, want 29 and 1", s.Out.Packets, s.Out.Lost)
+	}
+	if want := (Drops{NoRemote: 10, Held: 10}); s.Dropped != want {
+		t.Errorf("dropped %+v, want %+v", s.Dropped, want)
+	}
+}
+
 func TestRelayGivesItsPortsBack(t *testing.T) {
 	p := freePorts(t, netip.MustParseAddr("127.0.10.5"), 1, time.Now)
 	pair, err := p.Open()

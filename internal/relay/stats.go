@@ -26,16 +26,18 @@ type Stats struct {
 	Held               bool
 }
 
-// Traffic counts the packets that were passed on in one direction.
+// Traffic is one direction of a relay.
 type Traffic struct {
-	Packets uint64 // of the RTP port, whatever they are
-	Bytes   uint64 // of these packets' payload, without UDP and IP headers
-	RTCP    uint64 // packets of the RTCP port
+	// What was passed on: the packets of the RTP port, whatever they are, and
+	// their bytes without UDP and IP headers; the packets of the RTCP port.
+	Packets, Bytes uint64
+	RTCP           uint64
 
-	// Lost counts RTP packets that never came, up to this relay: for In on the
-	// way from the peer, for Out on the whole way before Send. A packet that
-	// comes late, but within MaxMisorder packets, is Reordered and not lost; a
-	// Duplicate makes up for no loss.
+	// Lost counts RTP packets that never reached this relay: for In, on the way
+	// from the peer; for Out, on the whole way before Send. What this relay
+	// itself drops is in Drops only. A packet that comes late, but by no more
+	// than MaxMisorder, is Reordered and not lost; a Duplicate makes up for no
+	// loss.
 	Lost, Reordered, Duplicates uint64
 
 	// Jitter is the interarrival jitter of RFC 3550 section 6.4.1 of the stream

@@ -11,8 +11,8 @@ import (
 const (
 	maxDropout = 3000
 
-	// MaxMisorder is how many packets late, less one, a packet may be without
-	// being taken as lost.
+	// MaxMisorder is by how many sequence numbers a packet may be behind the
+	// latest one without being taken as lost.
 	MaxMisorder = 100
 )
 
