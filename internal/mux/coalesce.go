@@ -1,0 +1,204 @@
+package mux
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// coalesceLimit is how many bytes wait for the flusher at most. It bounds
+	// what SIP can find in front of it.
+	coalesceLimit = 32 << 10
+	// flushTimeout is how long one write to the connection may take.
+	flushTimeout = 5 * time.Second
+	// closeTimeout is how long Close tries to get the rest out.
+	closeTimeout = 500 * time.Millisecond
+)
+
+// The layout of a yamux frame's header, which yamux hands to the connection
+// apart from the body.
+const (
+	yamuxHeaderLen = 12
+
+	yamuxData         = 0
+	yamuxWindowUpdate = 1
+	yamuxPing         = 2
+
+	yamuxSYN = 1
+)
+
+// coalescer is a net.Conn for a yamux session whose writes go into a bounded
+// buffer that one goroutine empties. yamux writes header and body of a frame
+// apart, and on TLS each write is a record and a system call of its own; here
+// everything written meanwhile makes one record.
+//
+// Write blocks while the buffer is full. The first error of the connection is
+// what every later Write returns. Close waits for the goroutine.
+type coalescer struct {
+	net.Conn
+	guard frameGuard // of the reading side, owned by the reader
+
+	mu      sync.Mutex
+	changed sync.Cond // on mu: any of the fields below
+	buf     []byte    // waits for the flusher
+	partial bool      // buf ends within a frame, whose rest follows at once
+	closing bool
+	err     error
+
+	done chan struct{} // the flusher has ended
+}
+
+func newCoalescer(conn net.Conn) *coalescer {
+	c := &coalescer{Conn: conn, done: make(chan struct{})}
+	c.changed.L = &c.mu
+	go c.flush()
+	return c
+}
+
+// Write appends b to what the flusher writes next.
+func (c *coalescer) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.buf) >= coalesceLimit && c.err == nil && !c.closing {
+		c.changed.Wait()
+	}
+	switch {
+	case c.err != nil:
+		return 0, c.err
+	case c.closing:
+		return 0, net.ErrClosed
+	}
+	c.buf = append(c.buf, b...)
+	c.partial = len(b) == yamuxHeaderLen && b[1] == yamuxData && binary.BigEndian.Uint32(b[8:]) > 0
+	if !c.partial {
+		c.changed.Broadcast()
+	}
+	return len(b), nil
+}
+
+// flush writes what Write has left, until an error or Close.
+func (c *coalescer) flush() {
+	defer close(c.done)
+	var out []byte
+	for {
+		c.mu.Lock()
+		for (len(c.buf) == 0 || c.partial) && !c.closing {
+			c.changed.Wait()
+		}
+		if len(c.buf) == 0 {
+			c.mu.Unlock()
+			return
+		}
+		out, c.buf = c.buf, out[:0]
+		if !c.closing {
+			c.Conn.SetWriteDeadline(time.Now().Add(flushTimeout))
+		}
+		c.changed.Broadcast()
+		c.mu.Unlock()
+
+		if _, err := c.Conn.Write(out); err != nil {
+			c.mu.Lock()
+			c.err = err
+			c.buf = nil
+			c.changed.Broadcast()
+			c.mu.Unlock()
+			return
+		}
+	}
+}
+
+// Read reads from the connection and checks what passes.
+func (c *coalescer) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		if guardErr := c.guard.pass(b[:n], time.Now); guardErr != nil {
+			return 0, guardErr
+		}
+	}
+	return n, err
+}
+
+// Close writes what is left, for closeTimeout at most, and closes.
+func (c *coalescer) Close() error {
+	c.mu.Lock()
+	if !c.closing {
+		c.closing = true
+		c.Conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+		c.changed.Broadcast()
+	}
+	c.mu.Unlock()
+	<-c.done
+	return c.Conn.Close()
+}
+
+// errFlood is what a peer gets that keeps yamux busy with frames that no
+// honest peer sends so many of.
+var errFlood = errors.New("too many pings or new streams")
+
+const (
+	pingBurst   = 64
+	streamBurst = 4096
+	refillEvery = 100 * time.Millisecond // one of each
+)
+
+// frameGuard follows the frames of a yamux connection as they are read and
+// bounds those that make yamux work or keep memory by themselves: each ping is
+// answered by a goroutine of its own, each new stream is a struct. The zero
+// value is ready; not safe for concurrent use.
+type frameGuard struct {
+	header [yamuxHeaderLen]byte
+	have   int    // bytes of the header that are there
+	body   uint32 // bytes of the current frame's body still to come
+
+	pings, streams int // spent since refilled, minus what came back
+	refilled       time.Time
+}
+
+// pass looks at bytes that were read.
+func (g *frameGuard) pass(b []byte, now func() time.Time) error {
+	for len(b) > 0 {
+		if g.body > 0 {
+			n := min(uint64(g.body), uint64(len(b)))
+			g.body -= uint32(n)
+			b = b[n:]
+			continue
+		}
+		n := copy(g.header[g.have:], b)
+		g.have += n
+		b = b[n:]
+		if g.have < yamuxHeaderLen {
+			return nil
+		}
+		g.have = 0
+		if g.header[1] == yamuxData {
+			g.body = binary.BigEndian.Uint32(g.header[8:])
+		}
+		if g.header[3]&yamuxSYN != 0 {
+			if err := g.spend(now()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// spend counts the frame in g.header, a ping or one that opens a stream.
+func (g *frameGuard) spend(now time.Time) error {
+	if back := int(min(now.Sub(g.refilled)/refillEvery, streamBurst)); back > 0 {
+		g.pings = max(0, g.pings-back)
+		g.streams = max(0, g.streams-back)
+		g.refilled = now
+	}
+	if g.header[1] == yamuxPing {
+		g.pings++
+	} else {
+		g.streams++
+	}
+	if g.pings > pingBurst || g.streams > streamBurst {
+		return errFlood
+	}
+	return nil
+}

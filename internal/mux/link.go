@@ -1,0 +1,420 @@
+package mux
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/siptunnel/siptunnel/internal/wire"
+)
+
+const (
+	// pingEvery is how often the peer is asked for a sign of life.
+	pingEvery = 5 * time.Second
+	// maxSilence is how long nothing at all may come from the peer: two pings
+	// without an answer and some time. On TCP one late answer is congestion.
+	maxSilence = 13 * time.Second
+	// setupTimeout bounds each step between authentication and the first
+	// frame of signalling.
+	setupTimeout = 5 * time.Second
+	// byeTimeout is how long the end of a session waits for the peer to take
+	// note of it.
+	byeTimeout = 500 * time.Millisecond
+	// ackDelay and ackEvery say when received frames are acknowledged: soon,
+	// but not each for itself.
+	ackDelay = 20 * time.Millisecond
+	ackEvery = 32
+
+	// Streams of a client that are of no use cost memory until yamux forgets
+	// them, so there is an end to them: concurrently without a type yet, and
+	// refused ones per connection.
+	maxUntypedStreams = 64
+	maxRefusedStreams = 64
+)
+
+// link is one connection while it carries a session: the yamux session and the
+// goroutines that move frames between it and the session's endpoint. It is
+// made by the client's or the server's setup, run once, and gone. run owns and
+// waits for every goroutine.
+type link struct {
+	conn    *rawConn
+	ys      *yamux.Session
+	control *yamux.Stream
+	// signalling is opened by the client. The server's accept loop hands it
+	// over here.
+	signalling chan *yamux.Stream
+	client     bool
+	end        *endpoint
+	user       linkUser
+	rtt        atomic.Int64 // of the last ping, nanoseconds
+
+	tasks    sync.WaitGroup
+	dead     chan struct{} // closed by fail
+	failOnce sync.Once
+	err      error // why, before dead is closed
+	released chan struct{}
+
+	mu      sync.Mutex // of the streams by channel and of what the writer is to do
+	streams map[uint32]*mediaStream
+	opens   []uint32       // channels that want a stream
+	closes  []*mediaStream // streams to be closed
+	untyped int
+	refused int
+}
+
+func newLink(conn *rawConn, ys *yamux.Session, control *yamux.Stream, client bool) *link {
+	return &link{
+		conn: conn, ys: ys, control: control, client: client,
+		signalling: make(chan *yamux.Stream, 1),
+		dead:       make(chan struct{}),
+		released:   make(chan struct{}),
+		streams:    make(map[uint32]*mediaStream),
+	}
+}
+
+// startYamux makes the yamux session of an authenticated connection.
+func startYamux(conn net.Conn, client bool) (*yamux.Session, error) {
+	config := &yamux.Config{
+		AcceptBacklog:          64,
+		EnableKeepAlive:        false, // ends a connection for one late answer; the link has its own
+		KeepAliveInterval:      pingEvery,
+		ConnectionWriteTimeout: flushTimeout,
+		MaxStreamWindowSize:    256 << 10,
+		StreamOpenTimeout:      2 * flushTimeout,
+		StreamCloseTimeout:     10 * time.Second,
+		Logger:                 silent{},
+	}
+	if client {
+		return yamux.Client(newCoalescer(conn), config)
+	}
+	return yamux.Server(newCoalescer(conn), config)
+}
+
+// silent is yamux's logger: what matters comes back as an error.
+type silent struct{}
+
+func (silent) Print(...any)          {}
+func (silent) Printf(string, ...any) {}
+func (silent) Println(...any)        {}
+
+// fail ends the link: everything that works on it stops. Only the first error
+// counts.
+func (l *link) fail(err error) {
+	l.failOnce.Do(func() {
+		l.err = err
+		close(l.dead)
+		l.conn.Close()
+	})
+}
+
+// task runs f in a goroutine of the link. An error of f ends the link.
+func (l *link) task(f func() error) {
+	l.tasks.Go(func() {
+		switch err := f(); {
+		case errors.Is(err, ErrProtocol):
+			l.bye(wire.Bye{Code: wire.CodeProtocol}, err)
+		case err != nil:
+			l.fail(err)
+		}
+	})
+}
+
+// run carries the session until the connection or the session ends and returns
+// why, after everything has stopped.
+func (l *link) run(end *endpoint, user linkUser) error {
+	l.end, l.user = end, user
+	end.media.start()
+	l.task(l.readControl)
+	l.task(l.ping)
+	l.task(l.writeMedia)
+	l.task(l.signal)
+	if !l.client {
+		l.task(l.accept)
+	}
+	select {
+	case <-l.dead:
+	case <-l.ys.CloseChan():
+		l.fail(io.ErrUnexpectedEOF)
+	}
+	end.media.stop()
+	l.ys.Close()
+	l.tasks.Wait()
+	return l.err
+}
+
+// bye tells the peer that the session ends and why, gives it a moment to
+// close the connection, and ends the link with err. run must be under way.
+func (l *link) bye(m wire.Bye, err error) {
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		l.control.Write(m.Append(nil))
+	}()
+	timeout := time.NewTimer(byeTimeout)
+	defer timeout.Stop()
+	select {
+	case <-l.ys.CloseChan():
+	case <-l.dead:
+	case <-timeout.C:
+	}
+	l.fail(err)
+	<-sent
+}
+
+// readControl handles the control stream.
+func (l *link) readControl() error {
+	r := bufio.NewReaderSize(l.control, 512)
+	buf := make([]byte, wire.MaxControl)
+	for {
+		t, body, _, err := wire.ReadFrame(r, buf, wire.MaxControl)
+		if err != nil {
+			return l.brokenBy(err)
+		}
+		if t != wire.TypeBye {
+			l.end.counters.Counter("tunnel.ignored.control_frame").Inc()
+			continue
+		}
+		m, err := wire.ParseBye(body)
+		if err != nil {
+			return l.broken(err)
+		}
+		reason := byeError(m)
+		l.user.bye(reason)
+		return reason
+	}
+}
+
+func byeError(m wire.Bye) *ByeError {
+	return &ByeError{Code: m.Code, RetryAfter: time.Duration(m.RetryAfter) * time.Second, Text: m.Text}
+}
+
+// ping measures the round trip and notices a peer that has gone silent.
+func (l *link) ping() error {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		if rtt, err := l.ys.Ping(); err == nil {
+			l.rtt.Store(int64(rtt))
+		} else if l.conn.silence() > maxSilence {
+			return ErrSilence
+		}
+		select {
+		case <-tick.C:
+		case <-l.dead:
+			return nil
+		}
+	}
+}
+
+// signal opens or awaits the signalling stream, starts its writer and reads it.
+func (l *link) signal() error {
+	var stream *yamux.Stream
+	if l.client {
+		var err error
+		if stream, err = l.ys.OpenStream(); err != nil {
+			return err
+		}
+		if _, err := stream.Write([]byte{byte(wire.StreamSignalling)}); err != nil {
+			return err
+		}
+	} else {
+		timeout := time.NewTimer(setupTimeout)
+		defer timeout.Stop()
+		select {
+		case stream = <-l.signalling:
+		case <-timeout.C:
+			return fmt.Errorf("%w: no signalling stream", ErrProtocol)
+		case <-l.dead:
+			return nil
+		}
+	}
+	acks := &acks{sent: l.end.received.Load(), due: make(chan struct{}, 1)}
+	l.task(func() error { return l.writeSignalling(stream, acks) })
+	return l.readSignalling(stream, acks)
+}
+
+// acks is what the reader of the signalling stream tells its writer.
+type acks struct {
+	sent uint64        // owned by the writer
+	due  chan struct{} // capacity 1: something was received
+}
+
+func (l *link) readSignalling(stream io.Reader, acks *acks) error {
+	r := bufio.NewReaderSize(stream, 8<<10)
+	buf := make([]byte, 2<<10)
+	for {
+		t, body, next, err := wire.ReadFrame(r, buf, wire.MaxBody)
+		if err != nil {
+			return l.brokenBy(err)
+		}
+		buf = next
+		if t == wire.TypeAck {
+			m, err := wire.ParseAck(body)
+			if err == nil {
+				err = l.end.out.ack(m.Received)
+			}
+			if err != nil {
+				return l.broken(err)
+			}
+			continue
+		}
+		select {
+		case <-l.dead:
+			// What is handled must be counted in time for the next connection.
+			return nil
+		default:
+		}
+		if err := l.user.signal(t, body); err != nil {
+			return l.broken(err)
+		}
+		l.end.received.Add(1)
+		select {
+		case acks.due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// broken is the error for a peer that broke the protocol in err's way.
+func (l *link) broken(err error) error {
+	l.end.counters.Counter("tunnel.closed.protocol_error").Inc()
+	return fmt.Errorf("%w: %w", ErrProtocol, err)
+}
+
+// brokenBy is broken for an error of ReadFrame, which may be the connection's.
+func (l *link) brokenBy(err error) error {
+	if parse := (*wire.ParseError)(nil); errors.As(err, &parse) {
+		return l.broken(err)
+	}
+	return err
+}
+
+func (l *link) writeSignalling(stream *yamux.Stream, acks *acks) error {
+	var out []byte
+	delay := time.NewTimer(0)
+	defer delay.Stop()
+	<-delay.C
+	waiting := false // delay is running
+	for {
+		force := false
+		select {
+		case <-l.dead:
+			return nil
+		case <-l.end.out.wake:
+			force = true
+		case <-acks.due:
+		case <-delay.C:
+			waiting, force = false, true
+		}
+		received := l.end.received.Load()
+		if !force && received-acks.sent < ackEvery {
+			if !waiting && received != acks.sent {
+				delay.Reset(ackDelay)
+				waiting = true
+			}
+			continue
+		}
+		out = out[:0]
+		if received != acks.sent {
+			out = wire.Ack{Received: received}.Append(out)
+			acks.sent = received
+		}
+		for out = l.end.out.take(out); len(out) > 0; out = l.end.out.take(out[:0]) {
+			if _, err := stream.Write(out); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// accept takes the client's streams.
+func (l *link) accept() error {
+	for {
+		stream, err := l.ys.AcceptStream()
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		ok := l.untyped < maxUntypedStreams
+		if ok {
+			l.untyped++
+		}
+		l.mu.Unlock()
+		if !ok {
+			if err := l.refuse(stream, "too_many_untyped"); err != nil {
+				return err
+			}
+			continue
+		}
+		l.task(func() error { return l.serveStream(stream) })
+	}
+}
+
+// refuse closes a stream without an answer. A client that goes on is cut off.
+func (l *link) refuse(stream *yamux.Stream, reason string) error {
+	stream.Close()
+	l.end.counters.Counter("tunnel.stream_refused." + reason).Inc()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refused++; l.refused > maxRefusedStreams {
+		return fmt.Errorf("%w: too many useless streams", ErrProtocol)
+	}
+	return nil
+}
+
+// serveStream finds out what a client's stream is for.
+func (l *link) serveStream(stream *yamux.Stream) error {
+	kind, channel, err := readStreamHead(stream)
+	l.mu.Lock()
+	l.untyped--
+	l.mu.Unlock()
+	switch {
+	case err != nil:
+		return l.refuse(stream, "no_type")
+	case kind == wire.StreamSignalling:
+		select {
+		case l.signalling <- stream:
+			return nil
+		default:
+			return l.refuse(stream, "second_signalling")
+		}
+	case kind != wire.StreamMedia:
+		return l.refuse(stream, "unknown_type")
+	case !l.user.hasRelay(channel):
+		return l.refuse(stream, "unknown_channel")
+	}
+	ms, ok := l.addMedia(channel, stream)
+	if !ok {
+		return l.refuse(stream, "second_media")
+	}
+	return l.readMedia(ms)
+}
+
+// readStreamHead reads what says what the stream is for, within setupTimeout.
+func readStreamHead(stream net.Conn) (kind wire.StreamType, channel uint32, err error) {
+	stream.SetReadDeadline(time.Now().Add(setupTimeout))
+	defer stream.SetReadDeadline(time.Time{})
+	var head [5]byte
+	if _, err := io.ReadFull(stream, head[:1]); err != nil {
+		return 0, 0, err
+	}
+	kind = wire.StreamType(head[0])
+	if kind == wire.StreamMedia {
+		_, err = io.ReadFull(stream, head[1:])
+	}
+	return kind, binary.BigEndian.Uint32(head[1:]), err
+}
+
+// isStreamEnd reports whether a stream ended by itself, its connection being
+// as well as before.
+func isStreamEnd(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrStreamClosed) || errors.Is(err, yamux.ErrConnectionReset)
+}
