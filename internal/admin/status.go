@@ -47,8 +47,10 @@ type Relay struct {
 	Remote     string    `json:"remote,omitempty"`      // who it sends to
 	PacketsIn  uint64    `json:"packets_in"`
 	PacketsOut uint64    `json:"packets_out"`
-	BytesIn    uint64    `json:"bytes_in,omitempty"`
-	BytesOut   uint64    `json:"bytes_out,omitempty"`
+	BytesIn    uint64    `json:"bytes_in"`
+	BytesOut   uint64    `json:"bytes_out"`
+	RTCPIn     uint64    `json:"rtcp_in"`
+	RTCPOut    uint64    `json:"rtcp_out"`
 	Lost       uint64    `json:"lost"` // missing from the RTP sequence numbers of packets_in
 	JitterMS   float64   `json:"jitter_ms"`
 	Dropped    uint64    `json:"dropped"`
@@ -102,9 +104,13 @@ type Tunnel struct {
 	Server    string    `json:"server"`
 	Name      string    `json:"name"`
 	Pin       string    `json:"pin,omitempty"`
+	Session   string    `json:"session,omitempty"` // its name in tunneld's log and status
 	Up        bool      `json:"up"`
 	Since     time.Time `json:"since,omitzero"` // of the present state
 	RTTMS     float64   `json:"rtt_ms,omitempty"`
+	BytesIn   uint64    `json:"bytes_in"`
+	BytesOut  uint64    `json:"bytes_out"`
+	Connects  uint64    `json:"connects"` // connections made so far
 	Domain    string    `json:"domain,omitempty"`
 	LastError string    `json:"last_error,omitempty"`
 }

@@ -17,7 +17,9 @@ type Checklist struct {
 func NewChecklist(w io.Writer) *Checklist { return &Checklist{w: w} }
 
 // OK notes that something is as it should be.
-func (c *Checklist) OK(what, format string, args ...any) { c.line("ok", what, fmt.Sprintf(format, args...)) }
+func (c *Checklist) OK(what, format string, args ...any) {
+	c.line("ok", what, fmt.Sprintf(format, args...))
+}
 
 // Warn notes something that works and yet may not be what is wanted.
 func (c *Checklist) Warn(what, remedy, format string, args ...any) {

@@ -39,15 +39,10 @@ func Parse(cli any, program, description string, vars kong.Vars, args []string, 
 
 // usageOf names the help that fits the place where a command line went wrong.
 func usageOf(program string, err error) string {
-	command := ""
 	if e, ok := errors.AsType[*kong.ParseError](err); ok && e.Context != nil {
 		if selected := e.Context.Selected(); selected != nil {
-			command = " " + selected.Path()[len(program):]
-			command = strings.TrimSuffix(strings.Join(strings.Fields(command), " "), " ")
-			if command != "" {
-				command = " " + command
-			}
+			return program + " " + selected.Path() + " --help"
 		}
 	}
-	return program + command + " --help"
+	return program + " --help"
 }

@@ -1,0 +1,20 @@
+// Command tunneld is the end of the tunnel beside the PBX. See `tunneld --help`.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/siptunnel/siptunnel/internal/daemon"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	signal.Ignore(syscall.SIGHUP) // A closed terminal or a habit of log rotation must not end calls.
+	return daemon.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}

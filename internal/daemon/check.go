@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+
+	"github.com/siptunnel/siptunnel/internal/admin"
+	"github.com/siptunnel/siptunnel/internal/config"
+)
+
+type checkCommand struct {
+	settings
+}
+
+func (c *checkCommand) Run(ctx context.Context, common *common, s *streams) error {
+	list := config.NewChecklist(s.out)
+	if err := config.CheckStateDir(common.StateDir); err != nil {
+		list.Fail("state directory", err)
+	} else {
+		list.OK("state directory", "%s", common.StateDir)
+	}
+	p, err := c.survey(ctx, resolveHost)
+	if err != nil {
+		list.Fail("settings", err)
+		return list.Err()
+	}
+	list.OK("settings", "PBX %v with domain %s, media at %v", p.pbx, p.domain, p.mediaAddress)
+
+	var running admin.DaemonStatus
+	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, &running); err == nil {
+		list.OK("ports", "in use by the tunneld that runs as process %d", running.PID)
+	} else {
+		checkPorts(list, &c.settings, p)
+	}
+	if doubt := c.publicDoubt(p); doubt != "" {
+		list.Warn("public address", publicRemedy, "%s", doubt)
+	} else {
+		list.OK("public address", "%s", p.public)
+	}
+	rtt, err := askOptions(ctx, p.pbx, p.domain)
+	if err != nil {
+		list.Fail("PBX", &config.Error{Code: config.ExitUnreachable, Problem: p.pbx.String(), Err: err,
+			Remedy: fmt.Sprintf("start it, correct --pbx, or have it accept SIP over UDP from %v", p.phoneAddress)})
+	} else {
+		list.OK("PBX", "%v answers OPTIONS in %.1f ms", p.pbx, admin.Milliseconds(rtt))
+	}
+	return list.Err()
+}
+
+// checkPorts looks whether the ports that serve takes are free.
+func checkPorts(list *config.Checklist, s *settings, p *place) {
+	ln, err := net.Listen("tcp", p.listen.String())
+	if err != nil {
+		list.Fail("listen", config.ListenError(err, "--listen", p.listen.String()+"/tcp"))
+	} else {
+		ln.Close()
+		list.OK("listen", "%s/tcp is free", p.listen)
+	}
+	checkRange(list, "media ports", "--media-ports", p.mediaAddress, s.MediaPorts)
+	checkRange(list, "phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts)
+}
+
+// checkRange fails when no port of a range is free, and mentions it when some are not: serve passes over those.
+func checkRange(list *config.Checklist, what, flag string, addr netip.Addr, ports config.PortRange) {
+	free := 0
+	var last error
+	for port := int(ports.Low); port <= int(ports.High); port++ {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, uint16(port))))
+		if err != nil {
+			last = err
+			continue
+		}
+		conn.Close()
+		free++
+	}
+	where := net.JoinHostPort(addr.String(), ports.String()) + "/udp"
+	switch {
+	case free == 0:
+		list.Fail(what, config.ListenError(last, flag, where))
+	case free < ports.Len():
+		list.Warn(what, "", "%s: "+strconv.Itoa(ports.Len()-free)+" of %d ports are taken and will be passed over", where, ports.Len())
+	default:
+		list.OK(what, "%s are free", where)
+	}
+}

@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/logging"
+)
+
+const (
+	defaultListenPort = 5090
+	defaultSIPPort    = 5060
+)
+
+// settings are the flags of serve and the keys of the configuration file.
+type settings struct {
+	Listen        config.Endpoint  `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP. Default: ${default}."`
+	PublicAddress config.Endpoint  `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
+	PBX           config.Endpoint  `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1:5060" help:"The PBX, SIP over UDP. Default: ${default}."`
+	Domain        config.Domain    `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the host of --pbx."`
+	MediaAddress  config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route."`
+	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
+	PhonePorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"UDP ports toward the PBX, one a phone. Default: ${default}."`
+	LogLevel      logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
+	LogFormat     logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
+}
+
+// validate finds settings that contradict each other.
+func (s *settings) validate() error {
+	listen := s.Listen.WithPort(defaultListenPort).Port
+	switch {
+	case s.MediaPorts.Pairs() < 2:
+		return config.Errorf(config.ExitConfig, "give --media-ports at least four", "media-ports %v has no room for a call", s.MediaPorts)
+	case s.MediaPorts.Overlaps(s.PhonePorts):
+		return config.Errorf(config.ExitConfig, "keep --media-ports and --phone-ports apart", "media-ports %v and phone-ports %v overlap", s.MediaPorts, s.PhonePorts)
+	case s.MediaPorts.Contains(listen):
+		return config.Errorf(config.ExitConfig, "keep --listen out of --media-ports", "listen port %d is one of media-ports %v", listen, s.MediaPorts)
+	case s.PhonePorts.Contains(listen):
+		return config.Errorf(config.ExitConfig, "keep --listen out of --phone-ports", "listen port %d is one of phone-ports %v", listen, s.PhonePorts)
+	case s.PBX.Host == "":
+		return config.Errorf(config.ExitConfig, "give --pbx a host, like 127.0.0.1:5060", "pbx %v has no host", s.PBX)
+	case s.PBX.IsWildcard():
+		return config.Errorf(config.ExitConfig, "give --pbx the PBX's own address", "pbx %v is no address to send to", s.PBX)
+	case !s.PublicAddress.IsZero() && s.PublicAddress.IsWildcard():
+		return config.Errorf(config.ExitConfig, "give --public-address the name or address that offices reach this machine by",
+			"public-address %v is no address to connect to", s.PublicAddress)
+	}
+	return nil
+}
+
+// place is where this machine and the PBX are: what settings leave open, found out.
+type place struct {
+	listen       config.Endpoint
+	public       config.Endpoint // what join links say
+	domain       string
+	pbx          netip.AddrPort
+	pbxAll       []netip.Addr // all addresses of the PBX's name
+	phoneAddress netip.Addr   // this machine as the PBX's SIP sees it
+	mediaAddress netip.Addr
+}
+
+// survey fills in the settings that were left open. Errors say which setting would help.
+func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	p := &place{listen: s.Listen.WithPort(defaultListenPort), domain: string(s.Domain)}
+	if p.domain == "" {
+		p.domain = s.PBX.Host
+		if addr, ok := s.PBX.Addr(); ok {
+			p.domain = bracketed(addr)
+		}
+	}
+	var err error
+	if p.pbxAll, err = resolve(ctx, s.PBX.Host); err != nil {
+		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "the PBX's name does not resolve", Err: err,
+			Remedy: "correct --pbx, or give its address"}
+	}
+	p.pbx = netip.AddrPortFrom(p.pbxAll[0], s.PBX.WithPort(defaultSIPPort).Port)
+	if p.phoneAddress, err = config.RouteSource(p.pbx.Addr()); err != nil {
+		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "no route to the PBX at " + p.pbx.String(), Err: err,
+			Remedy: "correct --pbx, or the network of this machine"}
+	}
+	if p.mediaAddress, err = s.mediaAddress(p.phoneAddress); err != nil {
+		return nil, err
+	}
+	p.public = s.publicAddress(p.listen.Port)
+	return p, nil
+}
+
+// mediaAddress falls back to the address that the PBX's SIP comes to where there is no default route.
+func (s *settings) mediaAddress(phoneAddress netip.Addr) (netip.Addr, error) {
+	if !s.MediaAddress.IsValid() {
+		if addr, err := config.DefaultSource(); err == nil {
+			return addr, nil
+		}
+		return phoneAddress, nil
+	}
+	if !config.IsLocal(s.MediaAddress.Addr) {
+		return netip.Addr{}, config.Errorf(config.ExitTaken, "choose one of this machine's addresses (ip address lists them)",
+			"media-address %v is not an address of this machine", s.MediaAddress)
+	}
+	return s.MediaAddress.Addr, nil
+}
+
+func (s *settings) publicAddress(listenPort uint16) config.Endpoint {
+	if !s.PublicAddress.IsZero() {
+		return s.PublicAddress.WithPort(listenPort)
+	}
+	if !s.Listen.IsWildcard() {
+		return s.Listen.WithPort(listenPort)
+	}
+	if addr, err := config.DefaultSource(); err == nil {
+		return config.Endpoint{Host: addr.String(), Port: listenPort}
+	}
+	return config.Endpoint{Host: "127.0.0.1", Port: listenPort}
+}
+
+// publicDoubt says what is doubtful about the address in join links, or nothing.
+func (s *settings) publicDoubt(p *place) string {
+	addr, isAddr := p.public.Addr()
+	switch {
+	case isAddr && !config.IsPublic(addr):
+		return "join links say " + p.public.String() + ", which cannot be reached from the internet"
+	case s.PublicAddress.IsZero():
+		return "join links say " + p.public.String() + ", a guess"
+	}
+	return ""
+}
+
+const publicRemedy = "set --public-address to the name or address that offices reach this machine by"

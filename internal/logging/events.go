@@ -1,0 +1,59 @@
+package logging
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/siptunnel/siptunnel/internal/sipfwd"
+)
+
+// Events logs what happens to phones and calls, with the fields that log has already.
+func Events(log *zap.Logger) sipfwd.Events { return events{log} }
+
+type events struct{ log *zap.Logger }
+
+func (e events) PhoneRegistered(p sipfwd.PhoneInfo) {
+	e.log.Info("phone registered", append(phone(p), text("agent", p.UserAgent), zap.Time("expires", p.Expires))...)
+}
+
+func (e events) PhoneGone(p sipfwd.PhoneInfo, reason string) {
+	e.log.Info("phone gone", append(phone(p), text("reason", reason))...)
+}
+
+func (e events) CallStarted(c sipfwd.CallInfo) { e.log.Info("call started", call(c)...) }
+
+func (e events) CallEnded(c sipfwd.CallInfo) {
+	var in, out, lost uint64
+	var jitter time.Duration
+	for _, m := range c.Media {
+		in, out, lost, jitter = in+m.PacketsIn, out+m.PacketsOut, lost+m.Lost, max(jitter, m.Jitter)
+	}
+	e.log.Info("call ended", append(call(c),
+		zap.Bool("answered", !c.Answered.IsZero()), zap.Duration("duration", c.Duration), text("reason", c.Reason),
+		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), zap.Uint64("lost", lost), zap.Duration("jitter", jitter))...)
+}
+
+func phone(p sipfwd.PhoneInfo) []zap.Field {
+	port := zap.Skip()
+	if p.Port != 0 {
+		port = zap.Uint16("port", p.Port)
+	}
+	return []zap.Field{text("phone", p.AOR), text("contact", p.Contact), text("source", p.Source), port}
+}
+
+func call(c sipfwd.CallInfo) []zap.Field {
+	return []zap.Field{text("from", c.From), text("to", c.To), text("direction", c.Direction), text("call_id", c.CallID)}
+}
+
+// text is a field that is left out when it is empty, and bounded: a peer chose it.
+func text(key, value string) zap.Field {
+	const longest = 200
+	switch {
+	case value == "":
+		return zap.Skip()
+	case len(value) > longest:
+		value = value[:longest] + "..."
+	}
+	return zap.String(key, value)
+}

@@ -1,0 +1,63 @@
+package office
+
+import (
+	"errors"
+
+	"go.uber.org/zap"
+
+	"github.com/siptunnel/siptunnel/tunnel"
+)
+
+// events does what the tunnel's events call for, and logs them. The client calls it from one goroutine.
+type events struct {
+	proxy     *proxy
+	ready     chan struct{} // closed when the proxy is complete: the client may be connected before
+	connected bool          // it has been connected
+	last      string        // the last refusal, which is not logged again
+}
+
+func (e *events) handle(event tunnel.Event) {
+	<-e.ready
+	p := e.proxy
+	switch event := event.(type) {
+	case tunnel.Connected:
+		message := "tunnel up"
+		if event.Resumed {
+			message = "tunnel up again, the session goes on"
+		}
+		e.connected, e.last = true, ""
+		p.log.Info(message, zap.String("server", event.Server), zap.String("session", event.Session), zap.String("domain", p.client.Domain()))
+	case tunnel.Disconnected:
+		p.log.Warn("tunnel down, phones get 503 until it is up again", zap.NamedError("reason", event.Err))
+	case tunnel.SessionLost:
+		p.log.Warn("session lost, its calls are over", zap.NamedError("reason", event.Err))
+		p.pool.discard()
+		p.side.Reset(event.Err)
+	case tunnel.Refused:
+		e.refused(event.Err)
+	case tunnel.KeyPinned:
+		p.log.Info("the server's key is kept from now on", zap.String("server", p.access.link.Server), zap.String("pin", event.Pin))
+		if err := p.access.keepPin(event.Pin); err != nil {
+			p.log.Error("the server's key cannot be kept: the next start takes whichever knows the password", zap.Error(err))
+		}
+	case tunnel.PhoneMoved:
+		p.log.Info("phone moved to another port at the PBX", zap.String("key", event.Phone.Key()), zap.Stringer("address", event.Phone.LocalAddr()))
+	case tunnel.PhoneLost:
+		p.log.Warn("phone not opened again by the server", zap.String("key", event.Phone.Key()), zap.Error(event.Err))
+	}
+}
+
+// refused ends the program where trying again is of no use: at the start, when somebody is there to read why, and where
+// the client itself gives up. Later on the proxy stays, tells phones 503, and is let in again once that is put right.
+func (e *events) refused(err error) {
+	p := e.proxy
+	explained := explain(p.access, err)
+	if isDefinite(err) && !e.connected || errors.Is(err, tunnel.ErrKeyChanged) {
+		p.fail(explained)
+		return
+	}
+	if text := explained.Error(); text != e.last {
+		e.last = text
+		p.log.Error("tunnel refused", zap.Error(explained))
+	}
+}

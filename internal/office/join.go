@@ -1,0 +1,89 @@
+package office
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/admin"
+	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/tunnel"
+)
+
+// tryTimeout is how long a server has to let somebody in who tries the credential.
+const tryTimeout = 15 * time.Second
+
+type joinCommand struct {
+	Link    string `arg:"" help:"The link (siptunnel://...), a file that holds it, or - for standard input."`
+	Offline bool   `help:"Store the link without trying it."`
+}
+
+func (c *joinCommand) Run(ctx context.Context, common *common, s *streams) error {
+	text := c.Link
+	if !strings.HasPrefix(strings.TrimSpace(text), "siptunnel:") {
+		var err error
+		if text, err = config.ReadSecret("link", text, s.in); err != nil {
+			return err
+		}
+	}
+	link, err := tunnel.ParseLink(text)
+	if err != nil {
+		return &config.Error{Code: config.ExitConfig, Problem: "link", Err: err, Remedy: "copy it whole, in quotes: tunnelproxy join 'siptunnel://...'"}
+	}
+	if err := config.MakeStateDir(common.StateDir); err != nil {
+		return err
+	}
+	if !c.Offline {
+		a := &access{link: link, forget: "ask for a new link"}
+		found, err := try(ctx, a)
+		if err != nil {
+			return err
+		}
+		link.Pin = found.Pin
+	}
+	path := filepath.Join(common.StateDir, serverFileName)
+	if err := writeJSON(path, stored(link)); err != nil {
+		return &config.Error{Code: config.ExitFailed, Problem: "the link cannot be stored", Err: err}
+	}
+	next := "Now run: tunnelproxy serve"
+	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, nil); err == nil {
+		next = "The tunnelproxy that runs goes on with what it had: restart it."
+	}
+	_, err = fmt.Fprintf(s.out, "%s is the server of this office, as %s (stored in %s). %s\n", link.Server, link.Name, path, next)
+	return err
+}
+
+// try connects once.
+func try(ctx context.Context, a *access) (tunnel.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	dial := a.link.Config()
+	dial.Software = software()
+	client, err := tunnel.Dial(ctx, dial)
+	if err != nil {
+		return tunnel.Status{}, explain(a, err)
+	}
+	status := client.Status()
+	status.Pin = client.Pin()
+	return status, client.Close()
+}
+
+func software() string { return program + " " + config.Version() }
+
+type statusCommand struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+func (c *statusCommand) Run(ctx context.Context, common *common, s *streams) error {
+	var status admin.ProxyStatus
+	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
+		return err
+	}
+	if c.JSON {
+		return admin.WriteJSON(s.out, status)
+	}
+	return status.WriteTable(s.out, time.Now())
+}

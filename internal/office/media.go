@@ -1,0 +1,224 @@
+package office
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/siptunnel/siptunnel/internal/admin"
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/relay"
+	"github.com/siptunnel/siptunnel/internal/sipfwd"
+	"github.com/siptunnel/siptunnel/tunnel"
+)
+
+const (
+	poolSize   = 16              // media allocated ahead: a call does not wait a round trip for its relay
+	refillWait = 5 * time.Second // after the server refused one
+)
+
+// pool keeps some media of the present session allocated ahead. Its methods are safe for concurrent use.
+type pool struct {
+	allocate func(context.Context) (*tunnel.Media, error)
+	log      *zap.Logger
+	wake     chan struct{} // capacity 1: there may be room
+
+	mu      sync.Mutex
+	ready   []*tunnel.Media
+	session uint64 // counts sessions: media of an earlier one are of no use
+}
+
+func newPool(allocate func(context.Context) (*tunnel.Media, error), log *zap.Logger) *pool {
+	return &pool{allocate: allocate, log: log, wake: make(chan struct{}, 1)}
+}
+
+// run refills the pool until ctx is done, and closes then what is in it.
+func (p *pool) run(ctx context.Context) {
+	defer p.discard()
+	for {
+		p.mu.Lock()
+		full, session := len(p.ready) >= poolSize, p.session
+		p.mu.Unlock()
+		if full {
+			select {
+			case <-p.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		media, err := p.allocate(ctx)
+		if err == nil {
+			p.put(media, session)
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Debug("no media allocated ahead", zap.Error(err))
+		wait := time.NewTimer(refillWait)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return
+		}
+	}
+}
+
+func (p *pool) put(media *tunnel.Media, session uint64) {
+	p.mu.Lock()
+	stale := p.session != session
+	if !stale {
+		p.ready = append(p.ready, media)
+	}
+	p.mu.Unlock()
+	if stale {
+		_ = media.Close()
+	}
+}
+
+// take gives media that the caller closes: one from the pool, else a new one.
+func (p *pool) take(ctx context.Context) (*tunnel.Media, error) {
+	p.mu.Lock()
+	var media *tunnel.Media
+	if n := len(p.ready); n > 0 {
+		media, p.ready[0] = p.ready[0], nil
+		p.ready = p.ready[1:]
+	}
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	if media != nil {
+		return media, nil
+	}
+	return p.allocate(ctx)
+}
+
+// discard drops what is in the pool: the session that it belonged to is over.
+func (p *pool) discard() {
+	p.mu.Lock()
+	old := p.ready
+	p.ready = nil
+	p.session++
+	p.mu.Unlock()
+	for _, media := range old {
+		_ = media.Close()
+	}
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// bridges makes the mediaPorts of calls.
+type bridges struct {
+	pool     *pool
+	ports    *relay.Ports
+	networks []netip.Prefix
+	counters *counter.Set
+	ledger   *admin.Ledger
+}
+
+// Allocate is sipfwd.LANSideConfig.Allocate.
+func (b *bridges) Allocate(ctx context.Context) (sipfwd.MediaPort, error) {
+	pair, err := b.ports.Open()
+	if err != nil {
+		return nil, err
+	}
+	media, err := b.pool.take(ctx)
+	if err != nil {
+		_ = pair.Close()
+		return nil, err
+	}
+	return b.bridge(pair, media), nil
+}
+
+// mediaPort joins a relay on the LAN to media in the tunnel. It is safe for concurrent use.
+type mediaPort struct {
+	relay      *relay.Relay
+	media      *tunnel.Media
+	pbx        netip.AddrPort
+	signalling atomic.Pointer[netip.Addr]
+	end        func() admin.Relay
+	readers    sync.WaitGroup
+}
+
+func (b *bridges) bridge(pair *relay.Pair, media *tunnel.Media) *mediaPort {
+	m := &mediaPort{media: media, pbx: addrPort(media.RTP().LocalAddr())}
+	up := [2]net.PacketConn{relay.RTP: media.RTP(), relay.RTCP: media.RTCP()}
+	toPBX := [2]net.Addr{up[0].LocalAddr(), up[1].LocalAddr()} // Where it goes is tunneld's to know; WriteTo wants an address.
+	m.relay = relay.Start(relay.Config{
+		Pair:   pair,
+		Accept: relay.LANPolicy(m.signallingAddr, b.networks...),
+		Sink: func(c relay.Component, packet []byte) {
+			_, _ = up[c].WriteTo(packet, toPBX[c]) // The tunnel counts what it drops.
+		},
+		Counters: b.counters,
+	})
+	m.end = b.ledger.Open(func() admin.Relay {
+		figures := admin.RelayOf(m.relay.Stats())
+		figures.LANAddress, figures.PBXAddress = m.relay.LocalAddr().String(), m.pbx.String()
+		return figures
+	})
+	for c, conn := range up {
+		m.readers.Go(func() { m.read(relay.Component(c), conn) })
+	}
+	return m
+}
+
+// read carries packets of the PBX to the phone until the media is closed, by Close or by the end of its session.
+func (m *mediaPort) read(c relay.Component, conn net.PacketConn) {
+	buf := make([]byte, relay.MaxPacket)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		if errors.Is(m.relay.Send(c, buf[:n]), net.ErrClosed) {
+			return
+		}
+	}
+}
+
+func (m *mediaPort) signallingAddr() netip.Addr {
+	if addr := m.signalling.Load(); addr != nil {
+		return *addr
+	}
+	return netip.Addr{}
+}
+
+// LAN is part of sipfwd.MediaPort, as are the methods that follow.
+func (m *mediaPort) LAN() netip.AddrPort { return m.relay.LocalAddr() }
+
+func (m *mediaPort) PBX() netip.AddrPort { return m.pbx }
+
+func (m *mediaPort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
+	m.signalling.Store(&signalling)
+	m.relay.SetRemote(rtp, rtcp)
+}
+
+func (m *mediaPort) Stats() sipfwd.MediaStats { return admin.MediaOf(m.relay.Stats()) }
+
+func (m *mediaPort) Close() error {
+	m.end()
+	err := errors.Join(m.media.Close(), m.relay.Close())
+	m.readers.Wait()
+	return err
+}
+
+func addrPort(addr net.Addr) netip.AddrPort {
+	if udp, ok := addr.(*net.UDPAddr); ok {
+		return netip.AddrPortFrom(udp.AddrPort().Addr().Unmap(), udp.AddrPort().Port())
+	}
+	parsed, _ := netip.ParseAddrPort(addr.String())
+	return parsed
+}

@@ -1,0 +1,115 @@
+package office
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/logging"
+)
+
+const (
+	defaultServerPort = 5090
+	defaultSIPPort    = 5060
+)
+
+// settings are the flags of serve and the keys of the configuration file.
+type settings struct {
+	serverFlags
+	SIPListen     config.Endpoint  `name:"sip-listen" setting:"" placeholder:"[HOST]:PORT" default:":5060" help:"Where phones send SIP, UDP and TCP. Default: ${default}."`
+	LANAddress    config.Address   `name:"lan-address" setting:"" placeholder:"IP" help:"Address of this machine that phones are told. Default: found, when there is only one candidate."`
+	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"40000-49999" help:"UDP ports for the media of phones, two a call. Default: ${default}."`
+	PhoneNetworks []config.Network `setting:"" placeholder:"CIDR" help:"Networks to serve besides private and directly connected ones."`
+	LogLevel      logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
+	LogFormat     logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
+}
+
+// serverFlags name a server without a join link.
+type serverFlags struct {
+	Server       config.Endpoint `setting:"" placeholder:"HOST[:PORT]" help:"The tunneld to connect to. Default: that of the join link."`
+	Name         string          `setting:"" placeholder:"NAME" help:"Name of the credential, with --server. Default: default."`
+	PasswordFile string          `setting:"" placeholder:"FILE" help:"File with the password, with --server; - is standard input."`
+}
+
+// validate finds settings that contradict each other.
+func (s *settings) validate() error {
+	sip := s.SIPListen.WithPort(defaultSIPPort).Port
+	switch {
+	case s.MediaPorts.Pairs() < 2:
+		return config.Errorf(config.ExitConfig, "give --media-ports at least four", "media-ports %v has no room for a call", s.MediaPorts)
+	case s.MediaPorts.Contains(sip):
+		return config.Errorf(config.ExitConfig, "keep --sip-listen out of --media-ports", "sip-listen port %d is one of media-ports %v", sip, s.MediaPorts)
+	}
+	return nil
+}
+
+// networks gives the configured networks as other packages take them.
+func (s *settings) networks() []netip.Prefix {
+	prefixes := make([]netip.Prefix, 0, len(s.PhoneNetworks))
+	for _, n := range s.PhoneNetworks {
+		prefixes = append(prefixes, n.Prefix)
+	}
+	return prefixes
+}
+
+// place is where this machine is in its LAN.
+type place struct {
+	lan    netip.Addr
+	listen config.Endpoint
+	suffix string // of the names of networks: the listeners are of the family of the LAN's address
+}
+
+// survey fills in the settings that were left open.
+func (s *settings) survey(candidates func() ([]config.LANCandidate, error)) (*place, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	p := &place{listen: s.SIPListen.WithPort(defaultSIPPort), suffix: "4"}
+	var err error
+	if p.lan, err = s.lanAddress(candidates); err != nil {
+		return nil, err
+	}
+	if p.lan.Is6() {
+		p.suffix = "6"
+	}
+	if p.listen.Host == "localhost" {
+		p.listen.Host = "127.0.0.1"
+	}
+	if addr, ok := p.listen.Addr(); ok && addr.Is4() != p.lan.Is4() {
+		return nil, config.Errorf(config.ExitConfig, "give both an address of the same family", "sip-listen %v and lan-address %v are IPv4 and IPv6", p.listen, p.lan)
+	}
+	return p, nil
+}
+
+// lanAddress is what was given, else what --sip-listen was given, else the only candidate.
+func (s *settings) lanAddress(candidates func() ([]config.LANCandidate, error)) (netip.Addr, error) {
+	const remedy = "choose the address that phones reach this machine by"
+	if s.LANAddress.IsValid() {
+		if !config.IsLocal(s.LANAddress.Addr) {
+			return netip.Addr{}, config.Errorf(config.ExitTaken, "choose one of this machine's addresses (ip address lists them)",
+				"lan-address %v is not an address of this machine", s.LANAddress)
+		}
+		return s.LANAddress.Addr, nil
+	}
+	if !s.SIPListen.IsWildcard() {
+		if addr, ok := s.SIPListen.Addr(); ok {
+			return addr, nil
+		}
+	}
+	found, err := candidates()
+	switch {
+	case err != nil:
+		return netip.Addr{}, &config.Error{Code: config.ExitConfig, Problem: "lan-address is not set and cannot be found", Err: err, Remedy: remedy + " with --lan-address"}
+	case len(found) == 0:
+		return netip.Addr{}, config.Errorf(config.ExitConfig, "connect it to the LAN, or "+remedy+" with --lan-address", "this machine has no LAN address")
+	case len(found) > 1:
+		var list []string
+		for _, c := range found {
+			list = append(list, fmt.Sprintf("%v (%s)", c.Address, c.Interface))
+		}
+		return netip.Addr{}, config.Errorf(config.ExitConfig, fmt.Sprintf("%s, like --lan-address %v", remedy, found[0].Address),
+			"this machine has several addresses: %s", strings.Join(list, ", "))
+	}
+	return found[0].Address, nil
+}
