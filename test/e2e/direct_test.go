@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,8 +34,17 @@ func TestPeersDirectCall(t *testing.T) {
 	alice.Hangup()
 	c.closed()
 
-	if streams := pcap.Streams(wire.Stop()); len(streams) != 4 {
+	packets := wire.Stop()
+	if streams := pcap.Streams(packets); len(streams) != 4 {
 		t.Errorf("%d RTP streams on the wire in two calls, want 4: the capture does not see what it should", len(streams))
+	}
+	// What inspects the WAN in the other tests finds each of the two things where they are.
+	isMedia := func(p *pcap.Packet) bool { return p.LooksLikeRTP() }
+	if found := inClear(slices.DeleteFunc(slices.Clone(packets), isMedia)); found == "" {
+		t.Error("no signalling in clear found in a capture that is full of it")
+	}
+	if found := inClear(slices.DeleteFunc(packets, func(p *pcap.Packet) bool { return !isMedia(p) })); !strings.Contains(found, "voice") {
+		t.Errorf("no voice in clear found in a capture that is full of it, but %q", found)
 	}
 }
 

@@ -29,16 +29,37 @@ func Tone(frequency, seconds float64) []int16 {
 func Share(samples []int16, frequency float64) float64 {
 	const window = Rate / 20
 	var tone, total float64
-	coefficient := 2 * math.Cos(2*math.Pi*frequency/Rate)
 	for start := 0; start+window <= len(samples); start += window {
-		var s1, s2 float64
-		for _, sample := range samples[start : start+window] {
-			v := float64(sample)
-			total += v * v
-			s1, s2 = v+coefficient*s1-s2, s1
-		}
-		tone += 2 * (s1*s1 + s2*s2 - coefficient*s1*s2) / window
+		inTone, in := goertzel(samples[start:start+window], frequency)
+		tone, total = tone+inTone, total+in
 	}
+	return ratio(tone, total)
+}
+
+// Peak returns the greatest share of the tone in any stretch of 20 ms, which tells whether some packet's worth of it hides
+// among other bytes. In noise it stays below 0.2.
+func Peak(samples []int16, frequency float64) float64 {
+	const window = Rate / 50
+	var peak float64
+	for start := 0; start+window <= len(samples); start += window / 8 {
+		peak = max(peak, ratio(goertzel(samples[start:start+window], frequency)))
+	}
+	return peak
+}
+
+// goertzel returns the energy of one window at the frequency, and all of it.
+func goertzel(window []int16, frequency float64) (tone, total float64) {
+	coefficient := 2 * math.Cos(2*math.Pi*frequency/Rate)
+	var s1, s2 float64
+	for _, sample := range window {
+		v := float64(sample)
+		total += v * v
+		s1, s2 = v+coefficient*s1-s2, s1
+	}
+	return 2 * (s1*s1 + s2*s2 - coefficient*s1*s2) / float64(len(window)), total
+}
+
+func ratio(tone, total float64) float64 {
 	if total < 1 {
 		return 0
 	}

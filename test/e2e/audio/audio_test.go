@@ -3,6 +3,7 @@ package audio
 import (
 	"errors"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -33,6 +34,18 @@ func TestShareIgnoresLostPackets(t *testing.T) {
 	}
 	if got := Share(signal, 440); got < 0.85 {
 		t.Errorf("share with every tenth packet missing = %.3f, want at least 0.85", got)
+	}
+}
+
+func TestPeakFindsOnePacketInNoise(t *testing.T) {
+	noise := make([]byte, 1<<18)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	if got := Peak(ULaw(noise), 440); got > 0.2 {
+		t.Errorf("peak in noise = %.3f, want at most 0.2", got)
+	}
+	copy(noise[100003:], EncodeULaw(Tone(440, 0.02)))
+	if got := Peak(ULaw(noise), 440); got < 0.6 {
+		t.Errorf("peak with one packet of the tone = %.3f, want at least 0.6", got)
 	}
 }
 

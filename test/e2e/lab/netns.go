@@ -56,6 +56,15 @@ func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn
 	return conn, err
 }
 
+// ListenTCP waits for connections on the host.
+func (h *Host) ListenTCP(address string) (ln net.Listener, err error) {
+	err = h.Do(func() error {
+		ln, err = net.Listen("tcp", address)
+		return err
+	})
+	return ln, err
+}
+
 // ListenUDP opens a UDP socket on the host.
 func (h *Host) ListenUDP(address string) (conn net.PacketConn, err error) {
 	err = h.Do(func() error {
@@ -73,7 +82,7 @@ func (h *Host) sysctl(name, value string) {
 	}
 }
 
-// Listens tells whether a socket of the host is bound to the port; network is "udp" or "tcp".
+// Listens tells whether a socket of the host is bound to the port; network is "udp", "tcp", or with a 6 for IPv6 and any.
 func (h *Host) Listens(network string, port uint16) bool {
 	var table []byte
 	err := h.Do(func() (err error) {
@@ -84,7 +93,7 @@ func (h *Host) Listens(network string, port uint16) bool {
 		h.lab.t.Logf("lab: %s: %v", h.Name, err)
 		return false
 	}
-	// proc(5): "0: 0100007F:13C4 00000000:0000 07 ...": the local port in hexadecimal, the state (07 and 0A: no peer).
-	pattern := fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]{8}:%04X [0-9A-F]{8}:0000 `, port)
+	// proc(5): "0: 0100007F:13C4 00000000:0000 07 ...": the local address and port, the peer (none), in hexadecimal.
+	pattern := fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 `, port)
 	return regexp.MustCompile(pattern).Match(table)
 }

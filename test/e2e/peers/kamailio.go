@@ -6,7 +6,6 @@ package peers
 
 import (
 	_ "embed"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -57,36 +56,12 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	}
 	// -DD keeps all its processes in the group of the first.
 	k := l.PBX.Start("kamailio", "kamailio", "-DD", "-E", "-e", "-m", "32", "-M", "4", "-Y", dir, "-f", file)
-	waitSIP(t, l.PBX, k, "127.0.0.1:5060")
-	return k
-}
-
-// waitSIP asks with OPTIONS until the address answers.
-func waitSIP(t testing.TB, from *lab.Host, process *lab.Process, address string) {
-	t.Helper()
-	conn, err := from.ListenUDP("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address))
-	local := conn.LocalAddr().String()
-	request := "OPTIONS sip:" + address + " SIP/2.0\r\n" +
-		"Via: SIP/2.0/UDP " + local + ";branch=z9hG4bK-ready\r\n" +
-		"From: <sip:ready@" + local + ">;tag=ready\r\n" +
-		"To: <sip:" + address + ">\r\n" +
-		"Call-ID: ready@" + local + "\r\n" +
-		"CSeq: 1 OPTIONS\r\nMax-Forwards: 5\r\nContent-Length: 0\r\n\r\n"
-	answer := make([]byte, 2048)
-	lab.Eventually(t, 10*time.Second, process.Name+" answers OPTIONS", func() bool {
-		if !process.Running() {
-			t.Fatalf("%s has ended", process.Name)
+	lab.Eventually(t, 10*time.Second, "Kamailio answers OPTIONS", func() bool {
+		if !k.Running() {
+			t.Fatal("Kamailio has ended")
 		}
-		if _, err := conn.WriteTo([]byte(request), to); err != nil {
-			return false
-		}
-		_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		_, _, err := conn.ReadFrom(answer)
-		return err == nil
+		status, _ := Options(l.PBX, netip.MustParseAddrPort("127.0.0.1:5060"), "sip:127.0.0.1")
+		return status == 200
 	})
+	return k
 }
