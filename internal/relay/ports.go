@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
 // Quarantine is how long a pair of ports rests after use. The peer of the last
@@ -134,7 +136,7 @@ func listen(addr netip.AddrPort) (*net.UDPConn, error) {
 	if addr.Addr().Is4() {
 		network = "udp4"
 	}
-	config := net.ListenConfig{Control: markExpedited}
+	config := net.ListenConfig{Control: dscp.Media.Control}
 	conn, err := config.ListenPacket(context.Background(), network, addr.String())
 	if err != nil {
 		return nil, err

@@ -5,12 +5,7 @@ package relay
 import (
 	"net"
 	"net/netip"
-	"syscall"
 )
-
-// markExpedited is a Control of net.ListenConfig. Here marks are the business of
-// the system's policy.
-func markExpedited(_, _ string, _ syscall.RawConn) error { return nil }
 
 // portTaken says whether a bind may have failed because another program has the
 // port. The systems differ in how they say it, so every failure counts as such.

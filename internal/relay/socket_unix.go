@@ -6,28 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// expedited is the traffic class of voice, the DSCP EF (RFC 3246, RFC 4594
-// section 4.1), as it stands in the IP header.
-const expedited = 46 << 2
-
-// markExpedited is a Control of net.ListenConfig. Where the mark is refused the
-// media goes out unmarked.
-func markExpedited(network, _ string, raw syscall.RawConn) error {
-	return raw.Control(func(fd uintptr) {
-		if strings.HasSuffix(network, "6") {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_TCLASS, expedited)
-			return
-		}
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS, expedited)
-	})
-}
 
 // portTaken says whether a bind failed because another program has the port.
 func portTaken(err error) bool { return errors.Is(err, unix.EADDRINUSE) }

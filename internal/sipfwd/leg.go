@@ -383,7 +383,7 @@ func (l *leg) peerSDP(d *sdp.Description, from direction, answer bool) {
 		}
 		line := l.line(i)
 		line.offered = mediaAddr{}
-		if a := m.RTPAddr(); m.Port != 0 && a.IsValid() && !a.Addr().IsUnspecified() {
+		if a := m.RTPAddr(); m.Port != 0 && a.IsValid() { // 0.0.0.0 is hold, and the relay's to know
 			line.offered = mediaAddr{a, m.RTCPAddr()}
 		}
 		line.pending = true
@@ -419,7 +419,7 @@ func (l *leg) rejected() {
 
 func (line *mediaLine) commit(l *leg) {
 	line.pending = false
-	line.committed = line.committed || line.offered.rtp.IsValid()
+	line.committed = line.committed || line.offered.rtp.IsValid() && !line.offered.rtp.Addr().IsUnspecified()
 	line.remote = line.offered
 	line.connect(l)
 }

@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
 // ErrNoPhonePort says that every port of the phones' range is in use.
@@ -230,7 +232,12 @@ func (p *PhonePorts) listen(port uint16) (*net.UDPConn, error) {
 	if port < p.cfg.Low || port > p.cfg.High {
 		return nil, ErrNoPhonePort
 	}
-	return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.cfg.Addr, port)))
+	lc := net.ListenConfig{Control: dscp.Signalling.Control}
+	conn, err := lc.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(p.cfg.Addr, port).String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
 }
 
 // Close closes every port and waits for their readers.

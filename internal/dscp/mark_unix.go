@@ -1,0 +1,17 @@
+//go:build linux || darwin || freebsd || netbsd || openbsd
+
+package dscp
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func (c Class) mark(fd uintptr, network string) {
+	if strings.HasSuffix(network, "6") {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int(c))
+	}
+	// A dual-stack socket sends IPv4 too.
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS, int(c))
+}
