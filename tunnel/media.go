@@ -1,0 +1,199 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/mux"
+)
+
+// mediaBacklog is how many packets wait in a media socket to be read: 1.28 s
+// of speech. Then the oldest is dropped.
+const mediaBacklog = 64
+
+// Media is a pair of sockets for one stream of media beside the PBX. All
+// methods are safe for concurrent use.
+//
+// Writing never blocks: what the connection cannot take now is dropped, the
+// oldest first. Reading gives what has come from the PBX; who does not read
+// loses the oldest.
+type Media struct {
+	client    *Client
+	session   *mux.ClientSession
+	channel   uint32
+	dropped   *counter.Counter
+	ready     chan struct{} // closed by the answer
+	rtp, rtcp mediaConn
+
+	once sync.Once
+}
+
+// mediaConn is one of the two sockets.
+type mediaConn struct {
+	media *Media
+	kind  bool // true: RTCP
+	in    inbox
+	addr  *net.UDPAddr // set before ready is closed
+	from  *net.UDPAddr
+}
+
+var _ net.PacketConn = (*mediaConn)(nil)
+
+// Media allocates a pair of sockets for RTP and RTCP beside the PBX, waiting
+// for the tunnel if need be.
+func (c *Client) Media(ctx context.Context) (*Media, error) {
+	for {
+		if err := c.awaitUp(ctx, func(err error) bool { return errors.Is(err, ErrKeyChanged) }); err != nil {
+			return nil, err
+		}
+		m, changed, err := c.addMedia()
+		if err == nil {
+			err = m.await(ctx)
+		}
+		if err == nil {
+			return m, nil
+		}
+		if !errors.Is(err, ErrSessionLost) {
+			return nil, err
+		}
+		// Once more, in the next session.
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// addMedia asks for a pair of sockets. The Go channel is closed at the next
+// change after that.
+func (c *Client) addMedia() (_ *Media, changed <-chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return nil, nil, ErrClosed
+	case c.session == nil:
+		return nil, c.changed, ErrSessionLost
+	}
+	c.mediaMu.Lock()
+	defer c.mediaMu.Unlock()
+	c.lastChannel++
+	m := &Media{
+		client: c, session: c.session, channel: c.lastChannel,
+		dropped: c.counters.Counter("media.dropped.reader_slow"), ready: make(chan struct{}),
+	}
+	for _, conn := range []*mediaConn{&m.rtp, &m.rtcp} {
+		conn.media, conn.kind = m, conn == &m.rtcp
+		conn.in.init(mediaBacklog)
+		conn.from = &net.UDPAddr{IP: c.pbx.IP}
+	}
+	if err := c.session.OpenRelay(m.channel); err != nil {
+		return nil, c.changed, err
+	}
+	c.media[m.channel] = m
+	return m, c.changed, nil
+}
+
+// await waits for the server's answer.
+func (m *Media) await(ctx context.Context) error {
+	select {
+	case <-m.ready:
+		return m.rtp.in.closedWith()
+	case <-ctx.Done():
+		m.Close()
+		return ctx.Err()
+	}
+}
+
+func (c *Client) findMedia(channel uint32) *Media {
+	c.mediaMu.RLock()
+	defer c.mediaMu.RUnlock()
+	return c.media[channel]
+}
+
+// closeMedia ends all media with err.
+func (c *Client) closeMedia(err error) {
+	c.mediaMu.Lock()
+	all := c.media
+	c.media = make(map[uint32]*Media)
+	c.mediaMu.Unlock()
+	for _, m := range all {
+		m.end(err)
+	}
+}
+
+func (m *Media) opened(addr netip.AddrPort) {
+	m.rtp.addr = net.UDPAddrFromAddrPort(addr)
+	m.rtcp.addr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr.Addr(), addr.Port()+1))
+	m.once.Do(func() { close(m.ready) })
+}
+
+func (m *Media) failed(err error) {
+	m.forget()
+	m.end(err)
+}
+
+// end makes both sockets fail with err.
+func (m *Media) end(err error) bool {
+	m.rtcp.in.close(err)
+	open := m.rtp.in.close(err)
+	m.once.Do(func() { close(m.ready) })
+	return open
+}
+
+func (m *Media) forget() {
+	m.client.mediaMu.Lock()
+	defer m.client.mediaMu.Unlock()
+	if m.client.media[m.channel] == m {
+		delete(m.client.media, m.channel)
+	}
+}
+
+// RTP returns the RTP socket. Its LocalAddr belongs into the SDP that goes to
+// the PBX. Where packets go is for the PBX's SDP to say: the address given to
+// WriteTo does not matter, and that of ReadFrom is the PBX's without a port.
+// Closing it closes both.
+func (m *Media) RTP() net.PacketConn { return &m.rtp }
+
+// RTCP returns the RTCP socket, one port above that of RTP.
+func (m *Media) RTCP() net.PacketConn { return &m.rtcp }
+
+// Close gives the sockets back.
+func (m *Media) Close() error {
+	m.forget()
+	if !m.end(net.ErrClosed) {
+		return net.ErrClosed
+	}
+	m.session.CloseRelay(m.channel)
+	return nil
+}
+
+// LocalAddr returns the address beside the PBX, a *net.UDPAddr.
+func (c *mediaConn) LocalAddr() net.Addr { return c.addr }
+
+func (c *mediaConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, err := c.in.read(b)
+	if err != nil {
+		return 0, nil, opError("read", c.addr, err)
+	}
+	return n, c.from, nil
+}
+
+func (c *mediaConn) WriteTo(b []byte, _ net.Addr) (int, error) {
+	if err := c.in.closedWith(); err != nil {
+		return 0, opError("write", c.addr, err)
+	}
+	c.media.session.SendMedia(c.media.channel, c.kind, b)
+	return len(b), nil
+}
+
+func (c *mediaConn) Close() error                       { return c.media.Close() }
+func (c *mediaConn) SetDeadline(t time.Time) error      { return c.in.setDeadline(t) }
+func (c *mediaConn) SetReadDeadline(t time.Time) error  { return c.in.setDeadline(t) }
+func (c *mediaConn) SetWriteDeadline(_ time.Time) error { return c.in.closedWith() }
