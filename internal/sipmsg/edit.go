@@ -23,6 +23,9 @@ type edit struct {
 func (e *edit) insertion() bool { return e.start == e.end }
 func (e *edit) deletion() bool  { return e.from == e.to }
 
+// touches reports whether e shares bytes with s or inserts inside of it.
+func (e *edit) touches(s Span) bool { return e.start < s.End && e.end > s.Start }
+
 // Replace has the bytes at s replaced by with, which is copied. Replacing
 // nothing is [Message.Insert], replacing by nothing is [Message.Delete].
 func (m *Message) Replace(s Span, with []byte) {
@@ -144,11 +147,14 @@ func (m *Message) remove(s Span) {
 	if s.Empty() {
 		return
 	}
-	kept := m.edits[:0]
-	for _, e := range m.edits {
+	i := 0
+	for i < len(m.edits) && !m.edits[i].touches(s) {
+		i++
+	}
+	kept := m.edits[:i]
+	for _, e := range m.edits[i:] {
 		switch {
-		case e.insertion() && s.Start < e.start && e.start < s.End:
-		case e.insertion() || e.end <= s.Start || e.start >= s.End:
+		case !e.touches(s):
 			kept = append(kept, e)
 		case e.deletion():
 			s.Start, s.End = min(s.Start, e.start), max(s.End, e.end)

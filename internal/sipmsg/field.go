@@ -86,6 +86,10 @@ func (m *Message) SetViaReceived(addr netip.Addr, port uint16) {
 	}
 	addr = addr.Unmap().WithZone("")
 	var buf [64]byte
+	// First, for it may be the last parameter, behind which received is added.
+	if rport, has := findParam(m.buf, m.via.ParamsSpan, "rport"); has {
+		m.setParam(rport, strconv.AppendUint(buf[:0], uint64(port), 10))
+	}
 	host, isIP := iptext.Parse(m.via.Host)
 	received, has := findParam(m.buf, m.via.ParamsSpan, "received")
 	switch {
@@ -93,9 +97,6 @@ func (m *Message) SetViaReceived(addr netip.Addr, port uint16) {
 		m.setParam(received, addr.AppendTo(buf[:0]))
 	case m.via.HasRPort || !isIP || host.Unmap() != addr:
 		m.Insert(m.via.Value.End, addr.AppendTo(append(buf[:0], ";received="...)))
-	}
-	if rport, has := findParam(m.buf, m.via.ParamsSpan, "rport"); has {
-		m.setParam(rport, strconv.AppendUint(buf[:0], uint64(port), 10))
 	}
 }
 
@@ -246,6 +247,10 @@ func (m *Message) SetMaxForwards(n int) {
 // SetBody replaces the bytes [start, end) of the body, counted in
 // [Message.Body], by with, which is copied. The Content-Length follows.
 func (m *Message) SetBody(start, end int, with []byte) {
+	if start < 0 {
+		m.refuse(errOutside)
+		return
+	}
 	m.Replace(Span{m.body.Start + start, m.body.Start + end}, with)
 }
 

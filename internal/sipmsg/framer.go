@@ -39,6 +39,7 @@ type Framer struct {
 	start   int // of what was not handed out yet
 	end     int // of what was read
 	scanned int // how much of buf[start:end] is known not to end the headers
+	size    int // of the message at start; 0 while it is not known
 	skip    int // bytes of a message too large that are still to be read over
 	ends    int // line ends read since the last message, 2 bytes at a time
 	assumed bool
@@ -66,7 +67,6 @@ func (f *Framer) Next() (msg []byte, err error) {
 	if f.fatal != nil {
 		return nil, f.fatal
 	}
-	f.assumed = false
 	f.shrink()
 	for {
 		if f.skipRest() {
@@ -135,34 +135,51 @@ func (f *Framer) skipEnds() (ping, more bool) {
 // there yet.
 func (f *Framer) cut() (msg []byte, err error) {
 	b := f.buf[f.start:f.end]
+	if f.size == 0 {
+		if err := f.measure(b); err != nil {
+			return nil, err
+		}
+	}
+	if n := f.size; n > 0 && n <= len(b) {
+		f.take(n)
+		return b[:n:n], nil
+	}
+	return nil, nil
+}
+
+// take moves on by n bytes, to the next message.
+func (f *Framer) take(n int) {
+	f.start += n
+	f.size, f.scanned = 0, 0
+}
+
+// measure finds out how large the message at the front of the buffer is, once
+// its headers are there.
+func (f *Framer) measure(b []byte) error {
 	head := f.headLen(b)
 	if head < 0 {
 		if len(b) > MaxSize {
-			return nil, f.lose(&FrameError{Reason: "headers too large", Code: 513, Head: b})
+			return f.lose(&FrameError{Reason: "headers too large", Code: 513, Head: b})
 		}
-		return nil, nil
+		return nil
 	}
 	length, fault := bodyLength(b[:head])
 	if fault != nil {
 		fault.Head = b[:head]
-		return nil, f.lose(fault)
+		return f.lose(fault)
 	}
 	f.assumed = length < 0
-	size := head + max(length, 0)
-	switch {
-	case size > maxDiscard:
-		return nil, f.lose(&FrameError{Reason: "message too large", Code: 513, Head: b[:head]})
-	case size > MaxSize:
-		f.scanned = 0
-		f.start += head
-		f.skip = size - head
-		return nil, &FrameError{Reason: "message too large", Code: 513, Head: b[:head]}
-	case size > len(b):
-		return nil, nil
+	f.size = head + max(length, 0)
+	if f.size <= MaxSize {
+		return nil
 	}
-	f.scanned = 0
-	f.start += size
-	return b[:size:size], nil
+	fault = &FrameError{Reason: "message too large", Code: 513, Head: b[:head]}
+	if f.size > maxDiscard {
+		return f.lose(fault)
+	}
+	f.skip = f.size - head
+	f.take(head)
+	return fault
 }
 
 func (f *Framer) lose(e *FrameError) error {

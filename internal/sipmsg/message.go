@@ -1,5 +1,7 @@
 package sipmsg
 
+import "strings"
+
 // Header is one header field. Line covers it whole, with its folds and its line
 // end; Value has no white space at its ends. For a line without a colon, Name
 // is the line and Value is empty.
@@ -114,7 +116,7 @@ func (m *Message) Header(k Kind) (h Header, ok bool) {
 // The compact form of a name that [Kind] knows is found too.
 func (m *Message) NamedValue(name string) (value []byte, ok bool) {
 	for k := Other + 1; k < numKinds; k++ {
-		if len(name) == len(kindNames[k].long) && equalFold([]byte(name), kindNames[k].long) {
+		if strings.EqualFold(name, kindNames[k].long) {
 			return m.HeaderValue(k)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Bounds of a message.
@@ -11,6 +12,9 @@ const (
 	MaxSize    = 65535 // bytes of a whole message: what fits into a datagram
 	MaxHeaders = 256   // header fields
 )
+
+// minHeaders is what the table of headers has room for at first.
+const minHeaders = 24
 
 // ErrKeepalive is found (errors.Is) in the error of [Message.Parse] for a
 // datagram that holds nothing but line ends or zero bytes, and is returned by
@@ -77,7 +81,7 @@ func (m *Message) Parse(b []byte) error {
 // reset makes m empty but for the capacity of its tables.
 func (m *Message) reset() {
 	*m = Message{
-		headers:     m.headers[:0],
+		headers:     slices.Grow(m.headers[:0], minHeaders),
 		edits:       m.edits[:0],
 		text:        m.text[:0],
 		maxForwards: -1,
@@ -131,7 +135,10 @@ func (m *Message) parseStartLine() (next int, ok bool) {
 		return 0, false
 	}
 	m.eol = Span{next - ends, next}
-	line := trim(m.buf, Span{0, next})
+	line := Span{0, next}
+	for line.End > 0 && isLWS(m.buf[line.End-1]) {
+		line.End--
+	}
 	if s := m.Text(line); len(s) >= 4 && equalFold(s[:4], "SIP/") {
 		return next, m.parseStatusLine(line)
 	}
@@ -143,7 +150,7 @@ const sipVersion = "SIP/2.0"
 // parseStatusLine reads "SIP/2.0 200 OK". The reason may be empty, with or
 // without the space before it.
 func (m *Message) parseStatusLine(line Span) (ok bool) {
-	s := m.Text(line)
+	s := m.Text(line) // begins at offset 0, as all that is read here
 	n := len(sipVersion)
 	if len(s) < n+4 || !equalFold(s[:n], sipVersion) || s[n] != ' ' {
 		m.fail("malformed status line", 0, 0)
@@ -155,7 +162,7 @@ func (m *Message) parseStatusLine(line Span) (ok bool) {
 		return false
 	}
 	m.status = int(code)
-	m.reason = trim(m.buf, Span{line.Start + n + 4, line.End})
+	m.reason = trim(m.buf, Span{n + 4, line.End})
 	return true
 }
 
@@ -299,7 +306,7 @@ func (m *Message) parseRequired() {
 	m.parseVia()
 	m.from, m.fromTag = m.parseParty(From)
 	m.to, m.toTag = m.parseParty(To)
-	if h, ok := m.Header(CallID); ok && (h.Value.Empty() || hasLWS(m.Text(h.Value))) {
+	if h, ok := m.Header(CallID); ok && h.Value.Empty() {
 		m.fail("malformed Call-ID", h.Value.Start, 400)
 	}
 	m.parseCSeq()
@@ -364,7 +371,7 @@ func (m *Message) parseCSeq() {
 // request that takes one, and has what a response copies (RFC 3261 section
 // 8.2.6.2).
 func (m *Message) answerable() bool {
-	if !m.request || string(m.Text(m.method)) == "ACK" {
+	if !m.request || m.method.Empty() || string(m.Text(m.method)) == "ACK" {
 		return false
 	}
 	for _, k := range [...]Kind{Via, From, To, CallID, CSeq} {
