@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// clockTick is the unit of CPU times in /proc, which Linux fixes at 100 Hz
+// toward programs.
+const clockTick = 10 * time.Millisecond
+
+// program is one of the two programs under test, running.
+type program struct {
+	name string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+}
+
+// pair is tunneld and tunnelproxy, connected over loopback.
+type pair struct {
+	tunneld, tunnelproxy *program
+	sip                  netip.AddrPort // where phones send SIP
+}
+
+// startPair builds nothing: bin holds the two programs.
+func startPair(ctx context.Context, bin, dir string, pbx netip.AddrPort) (*pair, error) {
+	server, err := freePort("tcp")
+	if err != nil {
+		return nil, err
+	}
+	sip, err := freePort("udp")
+	if err != nil {
+		return nil, err
+	}
+	p := &pair{sip: sip}
+	stateT, stateP := filepath.Join(dir, "tunneld"), filepath.Join(dir, "tunnelproxy")
+	p.tunneld, err = start(ctx, bin, "tunneld", "serve", "--state-dir", stateT, "--listen", server.String(), "--public-address", "127.0.0.1",
+		"--pbx", pbx.String(), "--domain", domain, "--media-address", "127.0.0.1", "--media-ports", "20000-23999", "--phone-ports", "24000-24999")
+	if err != nil {
+		return nil, err
+	}
+	link := filepath.Join(stateT, "join-link")
+	if err := eventually(func() bool { _, err := os.Stat(link); return err == nil }); err != nil {
+		return nil, fmt.Errorf("tunneld wrote no join link: %w\n%s", err, p.tunneld.log.Bytes())
+	}
+	join := exec.CommandContext(ctx, filepath.Join(bin, "tunnelproxy"), "join", "--state-dir", stateP, link)
+	if out, err := join.CombinedOutput(); err != nil {
+		p.stop()
+		return nil, fmt.Errorf("tunnelproxy join: %w\n%s", err, out)
+	}
+	p.tunnelproxy, err = start(ctx, bin, "tunnelproxy", "serve", "--state-dir", stateP,
+		"--sip-listen", sip.String(), "--lan-address", "127.0.0.1", "--media-ports", "26000-29999")
+	return p, err
+}
+
+func start(ctx context.Context, bin, name string, args ...string) (*program, error) {
+	p := &program{name: name, cmd: exec.CommandContext(ctx, filepath.Join(bin, name), args...)}
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
+	p.cmd.WaitDelay = 10 * time.Second
+	return p, p.cmd.Start()
+}
+
+func (p *pair) stop() {
+	for _, q := range []*program{p.tunnelproxy, p.tunneld} {
+		if q != nil {
+			q.cmd.Process.Signal(syscall.SIGTERM)
+			q.cmd.Wait()
+		}
+	}
+}
+
+// cpu is the CPU time, user and system, that both programs have used.
+func (p *pair) cpu() (time.Duration, error) {
+	t, err := p.tunneld.cpu()
+	if err != nil {
+		return 0, err
+	}
+	u, err := p.tunnelproxy.cpu()
+	return t + u, err
+}
+
+func (p *program) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold anything; fields are counted behind it.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	user, err := strconv.Atoi(f[11])
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.Atoi(f[12])
+	return time.Duration(user+system) * clockTick, err
+}
+
+// memory is the resident memory of the program in bytes.
+func (p *program) memory() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kB, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+			return kB << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s: no VmRSS in its status", p.name)
+}
+
+func freePort(network string) (netip.AddrPort, error) {
+	if network == "udp" {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		defer c.Close()
+		return c.LocalAddr().(*net.UDPAddr).AddrPort(), nil
+	}
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).AddrPort(), nil
+}
+
+func eventually(f func() bool) error {
+	deadline := time.Now().Add(answerWithin)
+	for !f() {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("not within %v", answerWithin)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil
+}
