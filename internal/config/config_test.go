@@ -245,6 +245,27 @@ func TestStateDir(t *testing.T) {
 	}
 }
 
+func TestRootGivesSecretsToTheOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 12345, 12346); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "secret")
+	if err := WriteSecret(path, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner, _ := ownerOf(info); owner != 12345 {
+		t.Errorf("owner %d", owner)
+	}
+}
+
 func TestDefaultStateDir(t *testing.T) {
 	got := DefaultStateDir(func(name string) string { return map[string]string{"HOME": "/home/x"}[name] })
 	want := "/home/x/.local/state/siptunnel"

@@ -134,6 +134,7 @@ func (d *StateDir) Path(name string) string { return filepath.Join(d.path, name)
 func (d *StateDir) Close() error { return d.lock.Close() }
 
 // WriteSecret replaces path by a file of mode 0600 with the given content: whole or not at all, also when the power fails.
+// What root writes belongs to the owner of the directory: the program may run as a user of its own.
 func WriteSecret(path string, content []byte) error {
 	dir := filepath.Dir(path)
 	file, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // CreateTemp makes files of mode 0600.
@@ -141,7 +142,11 @@ func WriteSecret(path string, content []byte) error {
 		return err
 	}
 	defer os.Remove(file.Name()) // Fails, as it should, once the file has its name.
-	if _, err = file.Write(content); err == nil {
+	err = giveToOwner(file, dir)
+	if err == nil {
+		_, err = file.Write(content)
+	}
+	if err == nil {
 		err = file.Sync()
 	}
 	if errClose := file.Close(); err == nil {
@@ -159,4 +164,18 @@ func WriteSecret(path string, content []byte) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+func giveToOwner(file *os.File, dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return file.Chown(int(stat.Uid), int(stat.Gid))
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"time"
 
@@ -26,12 +25,9 @@ func askOptions(ctx context.Context, pbx netip.AddrPort, domain string) (time.Du
 	if err != nil {
 		return 0, err
 	}
-	quiet := slog.New(slog.DiscardHandler)
 	ua, err := sipgo.NewUA(
 		sipgo.WithUserAgent("siptunnel"),
 		sipgo.WithUserAgentHostname(source.String()),
-		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(quiet)),
-		sipgo.WithUserAgentTransactionLayerOptions(sip.WithTransactionLayerLogger(quiet)),
 	)
 	if err != nil {
 		return 0, err
@@ -40,7 +36,6 @@ func askOptions(ctx context.Context, pbx netip.AddrPort, domain string) (time.Du
 	client, err := sipgo.NewClient(ua,
 		sipgo.WithClientHostname(bracketed(source)),
 		sipgo.WithClientConnectionAddr(netip.AddrPortFrom(source, 0).String()),
-		sipgo.WithClientLogger(quiet),
 	)
 	if err != nil {
 		return 0, err

@@ -1,11 +1,13 @@
 package office
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -129,7 +131,7 @@ func explain(a *access, err error) error {
 	fail := func(code config.Exit, problem, remedy string) error {
 		return &config.Error{Code: code, Problem: a.link.Server + " " + problem, Remedy: remedy}
 	}
-	throttled, isThrottled := errors.AsType[*tunnel.ErrThrottled](err)
+	throttled, isThrottled := errors.AsType[*tunnel.ThrottledError](err)
 	switch {
 	case errors.Is(err, tunnel.ErrRefused):
 		return fail(config.ExitRefused, fmt.Sprintf("does not accept the name %q with this password", a.link.Name),
@@ -146,8 +148,22 @@ func explain(a *access, err error) error {
 	case errors.Is(err, tunnel.ErrNotTunneld):
 		return fail(config.ExitVersion, "is not a tunneld", "check host and port, and what is in between (a proxy, a captive portal)")
 	}
-	return &config.Error{Code: config.ExitUnreachable, Problem: a.link.Server + " cannot be reached", Err: err,
+	return &config.Error{Code: config.ExitUnreachable, Problem: a.link.Server + " cannot be reached", Err: cause(err),
 		Remedy: "check the address, that tunneld runs, and that its port is open"}
+}
+
+// cause takes from an error what the system said, where that is in it: the rest has been said.
+func cause(err error) error {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("no answer in time")
+	}
+	return err
 }
 
 // isDefinite reports whether trying again without a change by somebody is of no use.

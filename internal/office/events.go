@@ -1,7 +1,9 @@
 package office
 
 import (
+	"context"
 	"errors"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -59,5 +61,34 @@ func (e *events) refused(err error) {
 	if text := explained.Error(); text != e.last {
 		e.last = text
 		p.log.Error("tunnel refused", zap.Error(explained))
+	}
+}
+
+// watchInterval is between looks at why the tunnel is down.
+const watchInterval = 2 * time.Second
+
+// watch logs why the server is not reached, once for each reason: a network that is down is no event of the tunnel's, and
+// for the admin it is the one that matters.
+func (p *proxy) watch(ctx context.Context) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	logged := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		err := p.client.Err()
+		switch {
+		case err == nil:
+			logged = ""
+		case errors.Is(err, tunnel.ErrUnreachable):
+			explained := explain(p.access, err)
+			if text := explained.Error(); text != logged {
+				logged = text
+				p.log.Warn("the server is not reached, it is tried again and again", zap.Error(explained))
+			}
+		}
 	}
 }

@@ -169,6 +169,7 @@ func (p *proxy) run(udp *net.UDPConn, tcp net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { p.pool.run(ctx) })
+	running.Go(func() { p.watch(ctx) })
 	listen := func(transport string, serve func() error) {
 		running.Go(func() {
 			if err := serve(); err != nil && ctx.Err() == nil {
