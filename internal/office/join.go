@@ -2,7 +2,9 @@ package office
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -56,13 +58,26 @@ func (c *joinCommand) Run(ctx context.Context, common *common, s *streams) error
 	return err
 }
 
-// try connects once.
+// try connects once. The library would dial for ever; who waits at a terminal wants to know what the first attempt met.
 func try(ctx context.Context, a *access) (tunnel.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, tryTimeout, errors.New("no answer in time"))
 	defer cancel()
+	ctx, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
 	dial := a.link.Config()
 	dial.Software = software()
+	dial.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			failed(err)
+		}
+		return conn, err
+	}
 	client, err := tunnel.Dial(ctx, dial)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !isDefinite(err) {
+		err = cause
+	}
 	if err != nil {
 		return tunnel.Status{}, explain(a, err)
 	}
