@@ -101,3 +101,11 @@ func earlyMedia(t *testing.T, caller *peers.Baresip, trunk *lab.Process, tone fl
 		t.Errorf("SIPp ended with %d", code)
 	}
 }
+
+func TestPeersDirectTenCalls(t *testing.T) {
+	l := lab.New(t)
+	trunk := l.Desk("trunk")
+	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: tenUsers(), Trunk: netip.AddrPortFrom(trunk.Addr, 5070)})
+	tenCalls(t, trunk, l.Desk, deskPBX)
+	tenCallsOfOneHost(t, trunk, l.Desk("sipp"), deskPBX, "u1")
+}

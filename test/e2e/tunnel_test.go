@@ -111,11 +111,12 @@ func (tun *tunnel) proxyArgs(command ...string) []string {
 func (tun *tunnel) startDaemon() {
 	tun.t.Helper()
 	tun.tunneld = tun.PBX.Start("tunneld", tun.tunneldArgs("serve", "--domain", domain, "--log-level", "debug")...)
-	lab.Eventually(tun.t, soon, "tunneld listens", func() bool {
+	lab.Eventually(tun.t, soon, "tunneld listens and has written its join link", func() bool {
 		if !tun.tunneld.Running() {
 			tun.t.Fatal("tunneld has ended")
 		}
-		return tun.PBX.Listens("tcp6", tunnelPort.Port()) || tun.PBX.Listens("tcp", tunnelPort.Port())
+		_, err := os.Stat(tun.joinLink())
+		return err == nil && (tun.PBX.Listens("tcp6", tunnelPort.Port()) || tun.PBX.Listens("tcp", tunnelPort.Port()))
 	})
 }
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
-	"github.com/siptunnel/siptunnel/test/e2e/pcap"
 	"github.com/siptunnel/siptunnel/test/e2e/peers"
 )
 
@@ -138,43 +137,19 @@ func TestTenCalls(t *testing.T) {
 		trunk = l.Desk("trunk")
 		return netip.AddrPortFrom(trunk.Addr, 5070)
 	})
-	echo := peers.StartSIPp(t, trunk, peers.SIPpConfig{Scenario: "uas_echo", Port: 5070, Args: []string{"-m", "10", "-rtp_echo"}})
-	var listeners []listener
-	for i := range 10 {
-		user := fmt.Sprintf("user%d", i)
-		config := peers.PhoneConfig{
-			User: user, Password: tenUsers()[user], Domain: domain, Tone: float64(400 + 140*i), Transport: []string{"udp", "tcp"}[i%2],
-		}
-		config.Outbound = "sip:" + officeProxy + ";transport=" + config.Transport
-		listeners = append(listeners, listener{peers.StartBaresip(t, tun.Phone(user), config), 0, config.Tone})
-	}
-	for _, l := range listeners {
-		l.Wait(soon, 0, "REGISTER_OK")
-	}
-	for i, l := range listeners {
-		l.Dial(fmt.Sprintf("sip:9%02d@%s", i, domain))
-	}
-	for _, l := range listeners {
-		l.Wait(soon, 0, "CALL_ESTABLISHED")
-	}
-	hear(t, 3*time.Second, listeners...)
-	trunkSide := trunk.Capture("eth0", "udp")
-	hear(t, time.Second, listeners...)
-	if streams := pcap.Streams(trunkSide.Stop()); len(streams) != 20 {
-		t.Errorf("%d RTP streams at the trunk, want 20: ten each way at once", len(streams))
-	}
-	for _, l := range listeners {
-		l.Hangup()
-	}
-	if code := echo.Exit(soon); code != 0 {
-		t.Errorf("SIPp ended with %d", code)
-	}
+	tenCalls(t, trunk, tun.Phone, officeProxy)
 }
 
-func tenUsers() map[string]string {
-	all := map[string]string{}
-	for i := range 10 {
-		all[fmt.Sprintf("user%d", i)] = fmt.Sprintf("password-%d", i)
+// TestTenCallsOfOneHost: SIPp is the phone here, with ten calls at once from one address and port.
+func TestTenCallsOfOneHost(t *testing.T) {
+	var trunk *lab.Host
+	tun := newTunnelWith(t, tenUsers(), func(l *lab.Lab) netip.AddrPort {
+		trunk = l.Desk("trunk")
+		return netip.AddrPortFrom(trunk.Addr, 5070)
+	})
+	for _, transport := range []string{"u1", "t1"} {
+		t.Run(transport, func(t *testing.T) {
+			tenCallsOfOneHost(t, trunk, tun.Phone("sipp-"+transport), officeProxy, transport)
+		})
 	}
-	return all
 }

@@ -104,8 +104,10 @@ func (l *Lab) wire() {
 		addr add 203.0.113.1/24 dev pbx0
 		link set nat0 up
 		link set pbx0 up`)
+	// Without an address of its own a bridge takes the lowest of its ports': it would change as phones are added, and what
+	// those have learnt by ARP would be wrong.
 	ip(l.t, pbx.netns, `
-		link add desk0 type bridge
+		link add desk0 address 02:00:00:00:00:01 type bridge
 		addr add 203.0.113.10/24 dev wan0
 		addr add 172.20.0.1/24 dev desk0
 		link set wan0 up

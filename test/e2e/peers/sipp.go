@@ -4,6 +4,7 @@ package peers
 
 import (
 	"embed"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,9 +21,10 @@ var scenarios embed.FS
 
 // SIPpConfig says which scenario SIPp plays, and on which port.
 type SIPpConfig struct {
-	Scenario string  // a file of scenarios, without its extension
-	Port     uint16  // of SIP
-	Tone     float64 // Hz, of the stream where the scenario has one
+	Scenario string            // a file of scenarios, without its extension
+	Port     uint16            // of SIP
+	Tone     float64           // Hz, of the stream where the scenario has one
+	Users    map[string]string // user to password, for a scenario that calls as one after the other
 	Args     []string
 }
 
@@ -42,13 +44,22 @@ func StartSIPp(t testing.TB, host *lab.Host, config SIPpConfig) *lab.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var csv strings.Builder
+	csv.WriteString("SEQUENTIAL\n")
+	for user, password := range config.Users {
+		fmt.Fprintf(&csv, "%[1]s;[authentication username=%[1]s password=%[2]s]\n", user, password)
+	}
 	for name, content := range map[string][]byte{
 		"scenario.xml": scenario,
+		"users.csv":    []byte(csv.String()),
 		"tone.ulaw":    audio.EncodeULaw(audio.Tone(config.Tone, 60)),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if len(config.Users) > 0 {
+		config.Args = append([]string{"-inf", "users.csv"}, config.Args...)
 	}
 	addr := host.Addr.String()
 	// SIPp looks for the file of a stream in its working directory.
