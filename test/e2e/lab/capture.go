@@ -41,7 +41,8 @@ func (h *Host) Capture(link, filter string) *Capture {
 	}
 	from, to := io.Pipe()
 	c := &Capture{host: h, name: name, read: make(chan struct{})}
-	args := []string{"tcpdump", "-i", link, "-n", "-U", "--immediate-mode", "-B", "8192", "-s", "0", "-Z", "root", "-w", "-"}
+	// The kernel's buffer has room for so many packets of the greatest length: 512.
+	args := []string{"tcpdump", "-i", link, "-n", "-U", "--immediate-mode", "-B", "32768", "-s", "65535", "-Z", "root", "-w", "-"}
 	if filter != "" {
 		args = append(args, filter)
 	}
