@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +25,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/siptunnel/siptunnel/internal/admin"
+	"github.com/siptunnel/siptunnel/internal/minipbx"
 	"github.com/siptunnel/siptunnel/internal/mux"
+	"github.com/siptunnel/siptunnel/internal/testphone"
 )
 
 // patience is how long a step may take on a busy machine; each that should be quick is waited for, not slept for.
@@ -67,12 +72,15 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"call":    call,
 			"content": content,
 			"end":     end,
 			"exits":   exits,
+			"minipbx": miniPBX,
 			"mode":    mode,
 			"pbx":     pbx,
 			"peer":    peer,
+			"relays":  relays,
 			"start":   start,
 			"take":    take,
 			"until":   until,
@@ -251,6 +259,105 @@ func take(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(err)
 	ts.Defer(func() { taken.Close() })
+}
+
+// minipbx ADDRESS runs the small PBX with the extensions 101 and 102, for the rest of the script.
+func miniPBX(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: minipbx ADDRESS")
+	}
+	address, err := netip.ParseAddrPort(args[0])
+	ts.Check(err)
+	running, err := minipbx.Start(context.Background(), minipbx.Config{
+		Addr: address, Users: map[string]string{"101": "one-secret", "102": "two-secret"},
+	})
+	ts.Check(err)
+	ts.Defer(func() { running.Close() })
+}
+
+// call PROXY DOMAIN udp|tcp has phone 101 register and call 102, both through the proxy; they hear each other and hang up.
+func call(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: call PROXY DOMAIN udp|tcp")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	proxy, err := netip.ParseAddrPort(args[0])
+	ts.Check(err)
+	phone := func(user, password string, tone float64) *testphone.Phone {
+		p, err := testphone.New(testphone.Config{
+			User: user, Password: password, Domain: args[1], Proxy: proxy, Media: proxy.Addr(), Transport: args[2], Tone: tone,
+		})
+		ts.Check(err)
+		_, err = p.Register(ctx, 10*time.Minute)
+		ts.Check(err)
+		return p
+	}
+	caller, callee := phone("101", "one-secret", 440), phone("102", "two-secret", 880)
+	defer caller.Close()
+	defer callee.Close()
+	answered := make(chan error, 1)
+	go func() {
+		in := <-callee.Incoming()
+		err := in.Answer(ctx)
+		if err == nil {
+			err = in.Hear(ctx, 440, time.Second/2)
+		}
+		answered <- err
+	}()
+	out, err := caller.Call(ctx, "102")
+	ts.Check(err)
+	ts.Check(out.Hear(ctx, 880, time.Second/2))
+	ts.Check(<-answered)
+	ts.Check(out.Hangup(ctx))
+	ts.Check(caller.Unregister(ctx))
+	ts.Check(callee.Unregister(ctx))
+}
+
+// inFlight is how many packets of 20 ms may be on their way when a call ends.
+const inFlight = 5
+
+// relays N DAEMON-STATE-DIR PROXY-STATE-DIR waits until N relays have carried something and are gone, and checks that what
+// one program took in the other gave out, but for what was on its way when the call ended.
+func relays(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: relays N DAEMON-STATE-DIR PROXY-STATE-DIR")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ended := func(program, directory string) map[string]admin.Relay {
+		command := exec.Command(filepath.Join(programs, program), "status", "--json", "--state-dir", ts.MkAbs(directory))
+		out, err := command.Output()
+		ts.Check(err)
+		var status struct {
+			EndedRelays []admin.Relay `json:"ended_relays"`
+		}
+		ts.Check(json.Unmarshal(out, &status))
+		byAddress := map[string]admin.Relay{}
+		for _, relay := range status.EndedRelays {
+			byAddress[relay.PBXAddress] = relay
+		}
+		return byAddress
+	}
+	pause := time.NewTicker(100 * time.Millisecond)
+	defer pause.Stop()
+	for deadline := time.Now().Add(patience); ; <-pause.C {
+		daemon, proxy := ended("tunneld", args[1]), ended("tunnelproxy", args[2])
+		if len(daemon) < want || len(proxy) < want {
+			if time.Now().After(deadline) {
+				ts.Fatalf("%d relays ended in tunneld and %d in tunnelproxy, want %d", len(daemon), len(proxy), want)
+			}
+			continue
+		}
+		for address, d := range daemon {
+			p := proxy[address]
+			same := func(in, out uint64) bool { return out > 0 && in >= out && in <= out+inFlight }
+			if !same(d.PacketsIn, p.PacketsOut) || !same(p.PacketsIn, d.PacketsOut) {
+				ts.Fatalf("relay %s: tunneld has %d in and %d out, tunnelproxy %d in and %d out", address, d.PacketsIn, d.PacketsOut, p.PacketsIn, p.PacketsOut)
+			}
+		}
+		return
+	}
 }
 
 // pbx ADDRESS answers every request at a UDP address with 200, for the rest of the script.

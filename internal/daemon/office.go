@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 
@@ -73,11 +75,7 @@ func (o *office) relayAt(local netip.AddrPort) (sipfwd.Relay, bool) {
 
 // OpenPhone is part of mux.SessionHandler, as are the methods that follow.
 func (o *office) OpenPhone(id uint32, key string, state []byte) (netip.AddrPort, error) {
-	addr, err := o.side.OpenPhone(id, key, state)
-	if err != nil {
-		o.log.Warn("phone refused", zap.String("key", key), zap.Error(err))
-	}
-	return addr, err
+	return o.side.OpenPhone(id, key, state)
 }
 
 func (o *office) ClosePhone(id uint32) { o.side.ClosePhone(id) }
@@ -88,8 +86,7 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	d := o.daemon
 	pair, err := d.mediaPorts.Open()
 	if err != nil {
-		o.log.Warn("no media ports for the session; widen --media-ports", zap.Error(err))
-		return netip.AddrPort{}, err
+		return netip.AddrPort{}, fmt.Errorf("%w: widen --media-ports", err)
 	}
 	r := &mediaRelay{Relay: relay.Start(relay.Config{
 		Pair:   pair,
@@ -156,6 +153,9 @@ func (o *office) Attached() {
 }
 
 func (o *office) Detached(reason error) {
+	if _, bye := errors.AsType[*mux.ByeError](reason); bye {
+		return // Nobody comes back after a Bye, and Closed follows.
+	}
 	o.log.Info("session cut, its place is kept", zap.Duration("grace", mux.DefaultGrace), zap.NamedError("reason", reason))
 }
 
