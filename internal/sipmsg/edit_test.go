@@ -203,7 +203,10 @@ func TestEditHeaders(t *testing.T) {
 	}
 	for _, c := range []editCase{
 		{"nothing", head + via + tail, func(*Message) {}, head + via + tail},
-		{"Request-URI", head + via + tail, func(m *Message) { m.SetRequestURI([]byte("sip:c@d")); m.SetRequestURI([]byte("sip:long@example.com;x")) },
+		{"Request-URI", head + via + tail, func(m *Message) {
+			m.SetRequestURI([]byte("sip:c@d"))
+			m.SetRequestURI([]byte("sip:long@example.com;x"))
+		},
 			"INVITE sip:long@example.com;x SIP/2.0\n" + via + tail},
 		{"Request-URI of a response", "SIP/2.0 200 OK\n" + via + tail, func(m *Message) { m.SetRequestURI([]byte("sip:c@d")) },
 			"SIP/2.0 200 OK\n" + via + tail},

@@ -195,6 +195,9 @@ func (f *Framer) headLen(b []byte) int {
 	for i := f.scanned; ; {
 		n := bytes.IndexByte(b[i:], '\n')
 		if n < 0 {
+			if len(b)-i > len("\r") { // enough behind the line end before i
+				f.scanned = len(b)
+			}
 			return -1
 		}
 		i += n + 1

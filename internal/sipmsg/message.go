@@ -3,8 +3,8 @@ package sipmsg
 import "strings"
 
 // Header is one header field. Line covers it whole, with its folds and its line
-// end; Value has no white space at its ends. For a line without a colon, Name
-// is the line and Value is empty.
+// end; Value has no white space at its ends. A line without a colon has no Name
+// and is all Value.
 type Header struct {
 	Kind              Kind
 	Line, Name, Value Span

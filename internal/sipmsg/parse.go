@@ -268,8 +268,8 @@ func scanField(b []byte, pos int) (h Header, next int) {
 		h.Value = trim(b, Span{pos + n + 1, next})
 		h.Kind = kindOf(b[h.Name.Start:h.Name.End])
 	} else {
-		h.Name = trim(b, h.Line)
-		h.Value = Span{h.Name.End, h.Name.End}
+		h.Value = trim(b, h.Line)
+		h.Name = Span{h.Value.Start, h.Value.Start}
 	}
 	return h, next
 }
