@@ -82,7 +82,8 @@
 // Either end may send Refuse in place of its next frame, after which the exchange
 // is over. A client none of whose runs is confirmed sends Refuse with code 4; the
 // server answers Refuse with code 2 whether the name or the password was wrong. A
-// frame that is malformed or out of turn is answered with code 1.
+// frame that is malformed or out of turn is answered with code 1, any other Refuse
+// not at all.
 //
 // # Runs
 //
@@ -108,6 +109,6 @@
 // # Limits
 //
 // A server reads at most 236 bytes before it accepts or refuses; the caller sets
-// the deadline for all of it. One attempt costs the server two runs of four
+// the deadline for all of it. One attempt costs the server two runs of three
 // multiplications on the curve each.
 package auth

@@ -62,18 +62,29 @@ const (
 	WrongPassword Reason = "wrong_password"
 	UnknownName   Reason = "unknown_name"
 	Revoked       Reason = "revoked" // while the attempt was under way
+	// NoProof is that of a client that fell silent, left or sent nonsense when it
+	// was to prove itself. It has what it needs to know whether a guess was right,
+	// so this is how a guesser leaves who does not want to be seen.
+	NoProof Reason = "no_proof"
 )
 
-// RefusedError is what [Store.Verify] returns for an attempt that followed the
-// protocol and failed. It is an ErrRefused.
+// RefusedError is what [Store.Verify] returns for an attempt that was answered and
+// came to nothing. It is an ErrRefused.
 type RefusedError struct {
 	Name   string // what the client called itself; a valid name
 	Reason Reason
+	err    error // what went wrong instead of the proof, for NoProof
 }
 
 func (e *RefusedError) Error() string {
+	if e.err != nil {
+		return fmt.Sprintf("auth: refused %s: %s: %v", e.Name, e.Reason, e.err)
+	}
 	return fmt.Sprintf("auth: refused %s: %s", e.Name, e.Reason)
 }
+
+// Unwrap returns what went wrong instead of the proof.
+func (e *RefusedError) Unwrap() error { return e.err }
 
 // Is makes every RefusedError an ErrRefused.
 func (*RefusedError) Is(target error) bool { return target == ErrRefused }

@@ -145,22 +145,21 @@ func unproved(conn io.ReadWriter) error {
 // gone by the time of its last step; the caller registers the session and then
 // asks [Store.Has] once more, and so does not miss an OnRevoke in between.
 //
-// Errors: *RefusedError (an ErrRefused), ErrProtocol, or what conn gave. Any of
-// them but a failure of this end's own is a failed attempt for the [Throttle]:
-// who goes away after ShareV has tested a guess too.
+// Errors: *RefusedError (an ErrRefused) from the moment on that a guess can have
+// been tested, before it ErrProtocol, *Refusal, ErrUnavailable or what conn gave.
+// All of them are failed attempts for the [Throttle].
 func (s *Store) Verify(conn io.ReadWriter, b Binding) (name string, err error) {
 	name, err = s.verify(conn, b)
-	var byPeer *refusedBy
-	var refusal *RefusedError
+	var refused *RefusedError
+	var refusal *Refusal
 	switch {
 	case err == nil:
 		return name, nil
-	case errors.As(err, &refusal):
-		_ = writeFrame(conn, refuse{code: codeCredentials}.append(nil))
-	case errors.As(err, &byPeer):
-		err = fmt.Errorf("%w: it refused with code %d", ErrProtocol, byPeer.code)
+	case errors.As(err, &refusal): // does not wait for an answer
 	case errors.Is(err, ErrProtocol):
 		_ = writeFrame(conn, refuse{code: codeMalformed}.append(nil))
+	case errors.As(err, &refused):
+		_ = writeFrame(conn, refuse{code: codeCredentials}.append(nil))
 	case errors.Is(err, ErrUnavailable):
 		_ = writeFrame(conn, refuse{code: codeUnavailable}.append(nil))
 	}
@@ -168,7 +167,7 @@ func (s *Store) Verify(conn io.ReadWriter, b Binding) (name string, err error) {
 }
 
 func (s *Store) verify(conn io.ReadWriter, b Binding) (string, error) {
-	helloFrame, err := readFrame(conn, typeHello)
+	helloFrame, err := readFromClient(conn, typeHello)
 	if err != nil {
 		return "", err
 	}
@@ -181,7 +180,7 @@ func (s *Store) verify(conn io.ReadWriter, b Binding) (string, error) {
 	if err := writeFrame(conn, paramsFrame); err != nil {
 		return "", err
 	}
-	frame, err := readFrame(conn, typeShareP)
+	frame, err := readFromClient(conn, typeShareP)
 	if err != nil {
 		return "", err
 	}
@@ -198,17 +197,17 @@ func (s *Store) verify(conn io.ReadWriter, b Binding) (string, error) {
 	}
 	confirm, err := readConfirmP(conn)
 	if err != nil && !errors.Is(err, errUnproved) {
-		return "", err
+		return "", &RefusedError{h.name, NoProof, err}
 	}
 	reason := WrongPassword
 	if candidates[0].verifier == nil {
 		reason = UnknownName
 	}
 	if err != nil || verifiers[confirm.run].Finish(confirm.confirm[:]) != nil {
-		return "", &RefusedError{h.name, reason}
+		return "", &RefusedError{h.name, reason, nil}
 	}
 	if !s.accept(h.name, candidates[confirm.run].verifier) {
-		return "", &RefusedError{h.name, Revoked}
+		return "", &RefusedError{h.name, Revoked, nil}
 	}
 	return h.name, writeFrame(conn, appendAccept(nil))
 }
@@ -228,13 +227,22 @@ func (s *Store) respond(candidates *[runs]candidate, shares *shareP, ids spake2p
 	return verifiers, answer, nil
 }
 
+// readFromClient is readFrame for the server, to which a client's Refuse says no
+// more than that it goes away.
+func readFromClient(r io.Reader, want frameType) ([]byte, error) {
+	frame, err := readFrame(r, want)
+	if refused := (*refusedBy)(nil); errors.As(err, &refused) {
+		return nil, &Refusal{Code: uint16(refused.code)}
+	}
+	return frame, err
+}
+
 // errUnproved is the client's word that no confirmV was right.
 var errUnproved = errors.New("auth: the client's password is another one")
 
 func readConfirmP(r io.Reader) (*confirmP, error) {
-	frame, err := readFrame(r, typeConfirmP)
-	var refused *refusedBy
-	if errors.As(err, &refused) && refused.code == codeProof {
+	frame, err := readFromClient(r, typeConfirmP)
+	if refusal := (*Refusal)(nil); errors.As(err, &refusal) && refusal.Code == uint16(codeProof) {
 		return nil, errUnproved
 	}
 	if err != nil {

@@ -142,6 +142,39 @@ func TestStubbornClient(t *testing.T) {
 	}
 }
 
+// TestNoProof has clients that have read what tests their guess and do anything but
+// prove it: they are refused under their name.
+func TestNoProof(t *testing.T) {
+	s, all := testStore(t), frames(t)
+	for name, tt := range map[string]struct {
+		last   []byte
+		want   error
+		answer string
+	}{
+		"leaves":         {nil, io.EOF, "refuse-credentials"},
+		"leaves midway":  {all["confirm-p"][:20], io.ErrUnexpectedEOF, "refuse-credentials"},
+		"sends nonsense": {all["hello"], ErrProtocol, "refuse-malformed"},
+		"no such run":    {append([]byte{0, 34, 5, runs}, make([]byte, 32)...), ErrProtocol, "refuse-malformed"},
+		"refuses":        {all["refuse-throttled"], ErrRefused, ""},
+	} {
+		for _, credential := range []string{testName, "nobody"} {
+			conn := newScript(hello{credential}.append(nil), all["share-p"], tt.last)
+			_, err := s.Verify(conn, Binding{})
+			var refused *RefusedError
+			if !errors.As(err, &refused) || refused.Reason != NoProof || refused.Name != credential || !errors.Is(err, tt.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if throttled := (*ThrottledError)(nil); errors.As(err, &throttled) {
+				t.Errorf("%s: the client throttles the server: %v", name, err)
+			}
+			out := conn.written.Bytes()[len(all["params"])+len(all["share-v"]):]
+			if !bytes.Equal(out, all[tt.answer]) {
+				t.Errorf("%s: answered %x", name, out)
+			}
+		}
+	}
+}
+
 // TestIndistinguishable compares what the server writes for a name that exists,
 // one that does not and one that is being rotated: the same but for what is
 // random or the name's salt.
@@ -423,10 +456,7 @@ func TestServerFacesGarbage(t *testing.T) {
 		"gone after Hello":    {[][]byte{all["hello"]}, io.EOF, false},
 		"identity":            {[][]byte{all["hello"], identity}, ErrProtocol, true},
 		"off the curve":       {[][]byte{all["hello"], offCurve}, ErrProtocol, true},
-		"gone after ShareP":   {[][]byte{all["hello"], all["share-p"]}, io.EOF, false},
 		"no such run":         {[][]byte{all["hello"], all["share-p"], badRun}, ErrProtocol, true},
-		"refuses at once":     {[][]byte{all["refuse-malformed"]}, ErrProtocol, false},
-		"refuses Params":      {[][]byte{all["hello"], all["refuse-proof"]}, ErrProtocol, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := newScript(tt.frames...)
@@ -438,6 +468,14 @@ func TestServerFacesGarbage(t *testing.T) {
 				t.Errorf("wrote %x", conn.written.Bytes())
 			}
 		})
+	}
+	for _, early := range [][][]byte{{all["refuse-throttled"]}, {all["hello"], all["refuse-proof"]}} {
+		conn := newScript(early...)
+		_, err := s.Verify(conn, testBinding())
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || errors.Is(err, ErrRefused) {
+			t.Errorf("refused by the client: %v", err)
+		}
 	}
 	for _, b := range []byte{0, 1, 3, 7, 0xff} {
 		conn := &endless{b: b}

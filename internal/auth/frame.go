@@ -54,7 +54,7 @@ const (
 )
 
 // Refusal is the error for a Refuse of the peer whose code has no error of its
-// own here.
+// own here. On the server that is every code but 4 in answer to ShareV.
 type Refusal struct {
 	Code uint16
 }
