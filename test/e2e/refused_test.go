@@ -3,10 +3,19 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
 	"github.com/siptunnel/siptunnel/test/e2e/peers"
@@ -83,10 +92,50 @@ func TestUnreachable(t *testing.T) {
 	if err := os.WriteFile(password, []byte("a password of some length\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	check = tun.Office.Start("tunnelproxy-check-kamailio",
-		tun.proxyArgs("check", "--server", lab.PBXAddr.String()+":5060", "--password-file", password)...)
-	if code := check.Exit(2 * soon); code != exitNotTunneld {
-		t.Errorf("tunnelproxy check of Kamailio ended with %d, want %d: %s", code, exitNotTunneld, check.Output())
+	for name, serve := range map[string]func(net.Conn){
+		"mail server": func(c net.Conn) { _, _ = c.Write([]byte("220 mail.example ESMTP\r\n")) },
+		// As a tunneld of a later version would.
+		"version 2": func(c net.Conn) { _ = tls.Server(c, otherProtocol(t)).Handshake() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := tun.PBX.ListenTCP(tunnelPort.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			go func() {
+				for {
+					conn, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					serve(conn)
+					_, _ = io.Copy(io.Discard, conn)
+					_ = conn.Close()
+				}
+			}()
+			check := tun.Office.Start("tunnelproxy-check-other", tun.proxyArgs("check", "--server", tunnelPort.String(), "--password-file", password)...)
+			if code := check.Exit(2 * soon); code != exitNotTunneld {
+				t.Errorf("tunnelproxy check ended with %d, want %d: %s", code, exitNotTunneld, check.Output())
+			}
+		})
+	}
+}
+
+// otherProtocol is the TLS of a server that does not speak this version of the tunnel's protocol.
+func otherProtocol(t *testing.T) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}, NextProtos: []string{"siptunnel/2"},
 	}
 }
 

@@ -73,6 +73,9 @@ func New(t testing.TB) *Lab {
 	l.PBX = l.host("pbx", PBXAddr, "wan0")
 	l.lan = l.host("lan", netip.Addr{}, "br0")
 	l.wire()
+	for _, h := range []*Host{l.Office, l.NAT, l.WAN, l.PBX} {
+		h.waitRunning()
+	}
 	return l
 }
 
@@ -133,6 +136,7 @@ func (l *Lab) Phone(name string) *Host {
 	ip(l.t, "", "link add eth0 netns "+h.netns+" type veth peer name p"+addr.String()[len("192.168.77."):]+" netns "+l.lan.netns)
 	ip(l.t, l.lan.netns, "link set p"+addr.String()[len("192.168.77."):]+" master br0 up")
 	h.connect(OfficePrefix)
+	h.waitRunning()
 	return h
 }
 
@@ -145,6 +149,7 @@ func (l *Lab) Desk(name string) *Host {
 	ip(l.t, "", "link add eth0 netns "+h.netns+" type veth peer name d"+addr.String()[len("172.20.0."):]+" netns "+l.PBX.netns)
 	ip(l.t, l.PBX.netns, "link set d"+addr.String()[len("172.20.0."):]+" master desk0 up")
 	h.connect(DeskPrefix)
+	h.waitRunning()
 	return h
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,20 @@ func inNamespace(path string, f func() error) error {
 	}
 	runtime.UnlockOSThread()
 	return failed
+}
+
+// waitRunning waits until the kernel has noticed that the other end of the link is up too, as on a machine whose network is
+// configured.
+func (h *Host) waitRunning() {
+	h.lab.t.Helper()
+	Eventually(h.lab.t, 5*time.Second, h.Link+" of "+h.Name+" runs", func() bool {
+		var link *net.Interface
+		err := h.Do(func() (err error) {
+			link, err = net.InterfaceByName(h.Link)
+			return err
+		})
+		return err == nil && link.Flags&net.FlagRunning != 0
+	})
 }
 
 // Dial connects from the host, to an IP address and port.
