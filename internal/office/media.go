@@ -15,7 +15,6 @@ import (
 	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
-	"github.com/siptunnel/siptunnel/tunnel"
 )
 
 const (
@@ -23,18 +22,25 @@ const (
 	refillWait = 5 * time.Second // after the server refused one
 )
 
+// media is a tunnel.Media.
+type media interface {
+	RTP() net.PacketConn
+	RTCP() net.PacketConn
+	Close() error
+}
+
 // pool keeps some media of the present session allocated ahead. Its methods are safe for concurrent use.
 type pool struct {
-	allocate func(context.Context) (*tunnel.Media, error)
+	allocate func(context.Context) (media, error)
 	log      *zap.Logger
 	wake     chan struct{} // capacity 1: there may be room
 
 	mu      sync.Mutex
-	ready   []*tunnel.Media
+	ready   []media
 	session uint64 // counts sessions: media of an earlier one are of no use
 }
 
-func newPool(allocate func(context.Context) (*tunnel.Media, error), log *zap.Logger) *pool {
+func newPool(allocate func(context.Context) (media, error), log *zap.Logger) *pool {
 	return &pool{allocate: allocate, log: log, wake: make(chan struct{}, 1)}
 }
 
@@ -53,9 +59,9 @@ func (p *pool) run(ctx context.Context) {
 				return
 			}
 		}
-		media, err := p.allocate(ctx)
+		m, err := p.allocate(ctx)
 		if err == nil {
-			p.put(media, session)
+			p.put(m, session)
 			continue
 		}
 		if ctx.Err() != nil {
@@ -72,35 +78,51 @@ func (p *pool) run(ctx context.Context) {
 	}
 }
 
-func (p *pool) put(media *tunnel.Media, session uint64) {
+func (p *pool) put(m media, session uint64) {
 	p.mu.Lock()
 	stale := p.session != session
 	if !stale {
-		p.ready = append(p.ready, media)
+		p.ready = append(p.ready, m)
 	}
 	p.mu.Unlock()
 	if stale {
-		_ = media.Close()
+		_ = m.Close()
 	}
 }
 
-// take gives media that the caller closes: one from the pool, else a new one.
-func (p *pool) take(ctx context.Context) (*tunnel.Media, error) {
+// take gives media that the caller closes: the oldest of the pool, else new ones.
+func (p *pool) take(ctx context.Context) (media, error) {
+	for {
+		m := p.next()
+		if m == nil {
+			return p.allocate(ctx)
+		}
+		// The session may be lost and discard not called yet: then these are closed, as any operation shows.
+		if m.RTP().SetReadDeadline(time.Time{}) == nil {
+			return m, nil
+		}
+		_ = m.Close()
+	}
+}
+
+// next takes one out of the pool and has another one allocated; nil when there is none.
+func (p *pool) next() (m media) {
 	p.mu.Lock()
-	var media *tunnel.Media
-	if n := len(p.ready); n > 0 {
-		media, p.ready[0] = p.ready[0], nil
+	if len(p.ready) > 0 {
+		m, p.ready[0] = p.ready[0], nil
 		p.ready = p.ready[1:]
 	}
 	p.mu.Unlock()
+	p.poke()
+	return m
+}
+
+// poke has run look again.
+func (p *pool) poke() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-	if media != nil {
-		return media, nil
-	}
-	return p.allocate(ctx)
 }
 
 // discard drops what is in the pool: the session that it belonged to is over.
@@ -110,13 +132,10 @@ func (p *pool) discard() {
 	p.ready = nil
 	p.session++
 	p.mu.Unlock()
-	for _, media := range old {
-		_ = media.Close()
+	for _, m := range old {
+		_ = m.Close()
 	}
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.poke()
 }
 
 // bridges makes the mediaPorts of calls.
@@ -134,27 +153,27 @@ func (b *bridges) Allocate(ctx context.Context) (sipfwd.MediaPort, error) {
 	if err != nil {
 		return nil, err
 	}
-	media, err := b.pool.take(ctx)
+	m, err := b.pool.take(ctx)
 	if err != nil {
 		_ = pair.Close()
 		return nil, err
 	}
-	return b.bridge(pair, media), nil
+	return b.bridge(pair, m), nil
 }
 
 // mediaPort joins a relay on the LAN to media in the tunnel. It is safe for concurrent use.
 type mediaPort struct {
 	relay      *relay.Relay
-	media      *tunnel.Media
+	media      media
 	pbx        netip.AddrPort
 	signalling atomic.Pointer[netip.Addr]
 	end        func() admin.Relay
 	readers    sync.WaitGroup
 }
 
-func (b *bridges) bridge(pair *relay.Pair, media *tunnel.Media) *mediaPort {
-	m := &mediaPort{media: media, pbx: addrPort(media.RTP().LocalAddr())}
-	up := [2]net.PacketConn{relay.RTP: media.RTP(), relay.RTCP: media.RTCP()}
+func (b *bridges) bridge(pair *relay.Pair, tunnelled media) *mediaPort {
+	m := &mediaPort{media: tunnelled, pbx: addrPort(tunnelled.RTP().LocalAddr())}
+	up := [2]net.PacketConn{relay.RTP: tunnelled.RTP(), relay.RTCP: tunnelled.RTCP()}
 	toPBX := [2]net.Addr{up[0].LocalAddr(), up[1].LocalAddr()} // Where it goes is tunneld's to know; WriteTo wants an address.
 	m.relay = relay.Start(relay.Config{
 		Pair:   pair,

@@ -122,12 +122,12 @@ func (p *proxy) openTunnel(ports *relay.Ports) error {
 	if p.client, err = tunnel.New(dial); err != nil {
 		return &config.Error{Code: config.ExitConfig, Problem: "server", Err: err}
 	}
-	p.pool = newPool(p.client.Media, p.log)
-	media := &bridges{pool: p.pool, ports: ports, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
+	p.pool = newPool(p.allocate, p.log)
+	calls := &bridges{pool: p.pool, ports: ports, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
 		LANAddress: p.place.lan,
 		Tunnel:     phones{p.client},
-		Allocate:   media.Allocate,
+		Allocate:   calls.Allocate,
 		Networks:   p.settings.networks(),
 		Events:     logging.Events(p.log),
 		Counters:   &p.counters,
@@ -138,6 +138,14 @@ func (p *proxy) openTunnel(ports *relay.Ports) error {
 		_ = p.client.Close()
 	})
 	return nil
+}
+
+func (p *proxy) allocate(ctx context.Context) (media, error) {
+	m, err := p.client.Media(ctx)
+	if err != nil {
+		return nil, err // And not a nil *Media in an interface.
+	}
+	return m, nil
 }
 
 // phones is the tunnel as sipfwd wants it.

@@ -1,0 +1,191 @@
+package admin
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/config"
+)
+
+type question struct {
+	Text string `json:"text"`
+}
+
+// serve runs a control socket with one route.
+func serve(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "test.sock")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := http.NewServeMux()
+	routes.Handle("POST /v1/echo", Route(func(_ *http.Request, q question) (question, error) {
+		switch q.Text {
+		case "plain":
+			return question{}, errors.New("plain error")
+		case "known":
+			return question{}, config.Errorf(config.ExitTaken, "take another", "port %d is taken", 1)
+		}
+		return q, nil
+	}))
+	server := Serve(ln, routes)
+	t.Cleanup(func() {
+		server.Close()
+		if _, err := os.Stat(path); err == nil {
+			t.Error("the socket is still there")
+		}
+	})
+	return path
+}
+
+func TestErrorsCrossTheSocket(t *testing.T) {
+	path := serve(t)
+	client := NewClient("test", path)
+	var answer question
+	if err := client.Call(t.Context(), http.MethodPost, "/v1/echo", question{"hello"}, &answer); err != nil || answer.Text != "hello" {
+		t.Errorf("%v, %v", answer, err)
+	}
+	err := client.Call(t.Context(), http.MethodPost, "/v1/echo", question{"plain"}, nil)
+	if err == nil || err.Error() != "plain error" || config.ExitOf(err) != config.ExitFailed {
+		t.Errorf("%v", err)
+	}
+	err = client.Call(t.Context(), http.MethodPost, "/v1/echo", question{"known"}, nil)
+	if e, ok := errors.AsType[*config.Error](err); !ok || e.Code != config.ExitTaken || e.Remedy != "take another" || e.Problem != "port 1 is taken" {
+		t.Errorf("%v", err)
+	}
+	if err := client.Call(t.Context(), http.MethodPost, "/v1/echo", map[string]string{"txet": "x"}, nil); config.ExitOf(err) != config.ExitUsage {
+		t.Errorf("an unknown field: %v", err)
+	}
+	if err := client.Call(t.Context(), http.MethodPost, "/v1/echo", question{strings.Repeat("x", maxRequest)}, nil); err == nil {
+		t.Error("a huge request was taken")
+	}
+	if err := client.Call(t.Context(), http.MethodGet, "/v2/unknown", nil, nil); err == nil || !strings.Contains(err.Error(), "same version") {
+		t.Errorf("an unknown path: %v", err)
+	}
+}
+
+func TestSocketIsPrivate(t *testing.T) {
+	path := serve(t)
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "test.sock")
+	if err := NewClient("test", path).Call(t.Context(), http.MethodGet, "/", nil, nil); config.ExitOf(err) != config.ExitNotRunning {
+		t.Errorf("no socket: %v", err)
+	}
+	// A socket that its program left behind is in nobody's way.
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+	if err := NewClient("test", path).Call(t.Context(), http.MethodGet, "/", nil, nil); config.ExitOf(err) != config.ExitNotRunning {
+		t.Errorf("stale socket: %v", err)
+	}
+	again, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	long := filepath.Join(dir, strings.Repeat("x", maxPath))
+	if _, err := Listen(long); config.ExitOf(err) != config.ExitConfig {
+		t.Errorf("long path: %v", err)
+	}
+}
+
+func TestLedger(t *testing.T) {
+	var ledger Ledger
+	now := Relay{PBXAddress: "a", PacketsIn: 3, PacketsOut: 2, Lost: 1}
+	end := ledger.Open(func() Relay { return now })
+	unused := ledger.Open(func() Relay { return Relay{PBXAddress: "b"} })
+	active, ended, totals := ledger.Snapshot()
+	if len(active) != 2 || active[0].PBXAddress != "a" || len(ended) != 0 || totals != (RelayTotals{Opened: 2, PacketsIn: 3, PacketsOut: 2, Lost: 1}) {
+		t.Errorf("%v %v %+v", active, ended, totals)
+	}
+	now.PacketsIn = 10
+	first := end()
+	now.PacketsIn = 99
+	if second := end(); first != second || first.PacketsIn != 10 || first.Ended.IsZero() {
+		t.Errorf("%+v, %+v", first, second)
+	}
+	unused()
+	active, ended, totals = ledger.Snapshot()
+	if len(active) != 0 || len(ended) != 1 || totals.PacketsIn != 10 || totals.Opened != 2 {
+		t.Errorf("%v %v %+v", active, ended, totals)
+	}
+	for i := range 2 * endedKept {
+		ledger.Open(func() Relay { return Relay{PBXAddress: fmt.Sprint(i), PacketsOut: 1} })()
+	}
+	if _, ended, _ = ledger.Snapshot(); len(ended) != endedKept || ended[endedKept-1].PBXAddress != fmt.Sprint(2*endedKept-1) {
+		t.Errorf("%d kept", len(ended))
+	}
+}
+
+func TestTable(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := DaemonStatus{
+		Program: Program{Name: "tunneld", Version: "v1", Protocol: "siptunnel/1", PID: 7, Started: now.Add(-25 * time.Hour)},
+		Listen:  ":5090", PublicAddress: "tunnel.example:5090", Pin: "PIN", MediaAddress: "192.0.2.1",
+		PBX:      PBX{Name: "pbx.example:5060", Address: "192.0.2.9:5060", Answers: true, RTTMS: 1.25, Checked: now},
+		Sessions: []Session{{ID: "s1", Credential: "berlin", Remote: "198.51.100.1:4000", Since: now.Add(-90 * time.Second), Attached: true, RTTMS: 20, Phones: 1, Calls: 1}},
+		Phones:   []Phone{{Session: "s1", Key: "k", AOR: "sip:101@example", Port: 6000, UserAgent: "Evil\x1b[2J\tphone", Expires: now.Add(time.Minute)}},
+		Calls:    []Call{{Session: "s1", CallID: strings.Repeat("c", 100), From: "sip:101@example", To: "sip:102@example", Direction: "up", Started: now.Add(-time.Minute), Answered: now.Add(-5 * time.Second)}},
+		Relays: []Relay{
+			{PBXAddress: "192.0.2.1:50000", Remote: "192.0.2.9:7000", PacketsIn: 5, PacketsOut: 6, JitterMS: 0.5},
+			{PBXAddress: "192.0.2.1:50002"},
+		},
+		Counters: map[string]uint64{"sip.dropped.x": 2, "sip.dropped.y": 0},
+	}
+	var out bytes.Buffer
+	if err := s.WriteTable(&out, now); err != nil {
+		t.Fatal(err)
+	}
+	want := `tunneld    v1, protocol siptunnel/1, process 7, up 1d1h
+listening  :5090, offices connect to tunnel.example:5090
+key        PIN
+PBX        pbx.example:5060 (192.0.2.9:5060), answers OPTIONS in 1.2 ms
+media      192.0.2.1: 0 packets in, 0 out, 0 lost, 0 dropped since the start
+
+sessions: 1
+SESSION  CREDENTIAL  FROM               STATE  SINCE  RTT      PHONES  CALLS
+s1       berlin      198.51.100.1:4000  up     1m30s  20.0 ms  1       1
+
+phones: 1
+AOR              SESSION  SOURCE  PBX-SIDE PORT  EXPIRES  USER-AGENT
+sip:101@example  s1       -       6000           1m0s     Evil?[2J?phone
+
+calls: 1
+FROM             TO               DIRECTION  STATE    FOR  SESSION  CALL-ID
+sip:101@example  sip:102@example  up         talking  5s   s1       ` + strings.Repeat("c", 57) + `...
+
+relays: 1
+PBX SIDE         LAN SIDE  REMOTE          IN  OUT  LOST  JITTER  DROPPED
+192.0.2.1:50000  -         192.0.2.9:7000  5   6    0     0.5 ms  0
+
+counters: 1
+COUNT  WHAT
+2      sip.dropped.x
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}

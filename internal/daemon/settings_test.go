@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/siptunnel/siptunnel/internal/config"
+)
+
+// parse gives the settings of a command line of serve.
+func parse(t *testing.T, args ...string) *settings {
+	t.Helper()
+	var line cli
+	var out bytes.Buffer
+	if _, err := config.Parse(&line, program, description, kong.Vars{"state_dir": "/s"}, append([]string{"serve"}, args...), &out, &out); err != nil {
+		t.Fatal(err)
+	}
+	return &line.Serve.settings
+}
+
+func resolveTo(addresses ...string) resolver {
+	return func(context.Context, string) ([]netip.Addr, error) {
+		var found []netip.Addr
+		for _, a := range addresses {
+			found = append(found, netip.MustParseAddr(a))
+		}
+		if found == nil {
+			return nil, errors.New("no such host")
+		}
+		return found, nil
+	}
+}
+
+func TestSurvey(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		args        []string
+		resolve     resolver
+		pbx, domain string
+		public      string // empty: whatever this machine has
+		phones      string // empty: likewise
+		doubtful    bool
+	}{
+		{name: "nothing set", resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", phones: "127.0.0.1", doubtful: true},
+		{name: "PBX by name", args: []string{"--pbx", "localhost:5080"}, resolve: resolveTo("127.0.0.1", "::1"), pbx: "127.0.0.1:5080", domain: "localhost", phones: "127.0.0.1", doubtful: true},
+		{name: "domain", args: []string{"--domain", "pbx.example"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "pbx.example", doubtful: true},
+		{name: "IPv6", args: []string{"--pbx", "::1"}, resolve: resolveTo("::1"), pbx: "[::1]:5060", domain: "[::1]", phones: "::1", doubtful: true},
+		{name: "public name", args: []string{"--public-address", "tunnel.example"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", public: "tunnel.example:5090"},
+		{name: "public address", args: []string{"--public-address", "8.8.8.8:443"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", public: "8.8.8.8:443"},
+		{name: "private address", args: []string{"--public-address", "10.0.0.1"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", public: "10.0.0.1:5090", doubtful: true},
+		{name: "listen on one address", args: []string{"--listen", "127.0.0.5:7000"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", public: "127.0.0.5:7000", doubtful: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := parse(t, test.args...)
+			p, err := s.survey(t.Context(), test.resolve)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.pbx.String() != test.pbx || p.domain != test.domain {
+				t.Errorf("PBX %v with domain %s", p.pbx, p.domain)
+			}
+			if test.public != "" && p.public.String() != test.public {
+				t.Errorf("public address %v", p.public)
+			}
+			if test.phones != "" && p.phoneAddress.String() != test.phones {
+				t.Errorf("phone address %v", p.phoneAddress)
+			}
+			if !p.mediaAddress.IsValid() || !config.IsLocal(p.mediaAddress) {
+				t.Errorf("media address %v", p.mediaAddress)
+			}
+			if doubt := s.publicDoubt(p); (doubt != "") != test.doubtful {
+				t.Errorf("doubt %q", doubt)
+			}
+		})
+	}
+}
+
+func TestSurveyRefuses(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		code config.Exit
+		text string
+	}{
+		{[]string{"--pbx", ":5060"}, config.ExitConfig, "has no host"},
+		{[]string{"--pbx", "0.0.0.0:5060"}, config.ExitConfig, "no address to send to"},
+		{[]string{"--pbx", "pbx.example"}, config.ExitUnreachable, "does not resolve"},
+		{[]string{"--public-address", "0.0.0.0"}, config.ExitConfig, "no address to connect to"},
+		{[]string{"--media-ports", "50000-50001"}, config.ExitConfig, "no room for a call"},
+		{[]string{"--media-ports", "6500-7500"}, config.ExitConfig, "overlap"},
+		{[]string{"--listen", ":6005"}, config.ExitConfig, "one of phone-ports"},
+		{[]string{"--listen", ":50000"}, config.ExitConfig, "one of media-ports"},
+	} {
+		_, err := parse(t, test.args...).survey(t.Context(), resolveTo())
+		if config.ExitOf(err) != test.code || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%q: %v", test.args, err)
+		}
+	}
+}
+
+// TestExampleConfiguration starts from the shipped file with every setting in it uncommented.
+func TestExampleConfiguration(t *testing.T) {
+	shipped, err := os.ReadFile(filepath.Join("..", "..", "deploy", "examples", "tunneld.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	active := regexp.MustCompile(`(?m)^#([a-z-]+:|  - )`).ReplaceAll(shipped, []byte("$1"))
+	path := filepath.Join(t.TempDir(), "tunneld.yaml")
+	for _, text := range [][]byte{shipped, active} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		parse(t, "--config", path)
+	}
+	for field := range reflect.TypeFor[settings]().Fields() {
+		name := field.Tag.Get("name")
+		if name == "" {
+			name = strings.ToLower(regexp.MustCompile(`(.)([A-Z][a-z])`).ReplaceAllString(field.Name, "$1-$2"))
+		}
+		if !bytes.Contains(shipped, []byte("\n#"+name+": ")) {
+			t.Errorf("the example lacks %s", name)
+		}
+	}
+}

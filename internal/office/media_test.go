@@ -1,0 +1,261 @@
+package office
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/siptunnel/siptunnel/internal/admin"
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/relay"
+)
+
+// fakeMedia is media without a tunnel.
+type fakeMedia struct {
+	rtp, rtcp net.PacketConn
+	closed    atomic.Bool
+}
+
+func (m *fakeMedia) RTP() net.PacketConn  { return m.rtp }
+func (m *fakeMedia) RTCP() net.PacketConn { return m.rtcp }
+func (m *fakeMedia) Close() error {
+	m.closed.Store(true)
+	if m.rtp == nil {
+		return nil
+	}
+	return errors.Join(m.rtp.Close(), m.rtcp.Close())
+}
+
+// deadConn is the socket of media whose session may be over.
+type deadConn struct {
+	net.PacketConn
+	media *fakeMedia
+}
+
+func (c deadConn) SetReadDeadline(time.Time) error {
+	if c.media.closed.Load() {
+		return net.ErrClosed
+	}
+	return nil
+}
+func (deadConn) Close() error { return nil }
+
+// factory allocates fake media and remembers them.
+type factory struct {
+	mu   sync.Mutex
+	made []*fakeMedia
+	err  error
+}
+
+func (f *factory) allocate(context.Context) (media, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return nil, f.err
+	}
+	m := &fakeMedia{}
+	m.rtp, m.rtcp = deadConn{media: m}, deadConn{media: m}
+	f.made = append(f.made, m)
+	return m, nil
+}
+
+func (f *factory) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *factory) counts() (made, open int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.made {
+		if !m.closed.Load() {
+			open++
+		}
+	}
+	return len(f.made), open
+}
+
+func TestPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f factory
+		f.fail(errors.New("no relays"))
+		p := newPool(f.allocate, zap.NewNop())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); p.run(ctx) }()
+		synctest.Wait()
+		if _, err := p.take(ctx); err == nil {
+			t.Error("took what there is not")
+		}
+		// What the server refuses now it may give later.
+		f.fail(nil)
+		time.Sleep(refillWait)
+		synctest.Wait()
+		if made, open := f.counts(); made != poolSize || open != poolSize {
+			t.Errorf("made %d, open %d", made, open)
+		}
+		// One that is taken is replaced, and belongs to whoever took it.
+		first := f.made[0]
+		m, err := p.take(ctx)
+		if err != nil || m != first {
+			t.Errorf("took %v, %v", m, err)
+		}
+		synctest.Wait()
+		if made, open := f.counts(); made != poolSize+1 || open != poolSize+1 {
+			t.Errorf("after one was taken: made %d, open %d", made, open)
+		}
+		// A burst beyond the pool waits for the server and for nothing else.
+		var taken []media
+		for range 2 * poolSize {
+			m, err := p.take(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken = append(taken, m)
+		}
+		for _, m := range append(taken, m) {
+			m.Close()
+		}
+		synctest.Wait()
+		// A lost session empties the pool, which fills again.
+		before, _ := f.counts()
+		p.discard()
+		synctest.Wait()
+		if made, open := f.counts(); made != before+poolSize || open != poolSize {
+			t.Errorf("after a lost session: made %d more, open %d", made-before, open)
+		}
+		// Media that died before anybody said so are not given to a call.
+		dead := f.made[before]
+		dead.Close()
+		if m, err := p.take(ctx); err != nil || m == dead {
+			t.Errorf("took dead media, %v", err)
+		} else {
+			m.Close()
+		}
+		cancel()
+		<-done
+		if _, open := f.counts(); open != 0 {
+			t.Errorf("%d are open after the end", open)
+		}
+	})
+}
+
+// socket is a UDP socket that fails the test when nothing comes.
+type socket struct {
+	*net.UDPConn
+	t *testing.T
+}
+
+func newSocket(t *testing.T) socket {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return socket{conn, t}
+}
+
+func (s socket) addr() netip.AddrPort { return s.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+func (s socket) expect(want string) {
+	s.t.Helper()
+	buf := make([]byte, 2000)
+	_ = s.SetReadDeadline(time.Now().Add(5 * time.Second))
+	n, _, err := s.ReadFrom(buf)
+	if err != nil || !bytes.Equal(buf[:n], []byte(want)) {
+		s.t.Errorf("got %q, %v; want %q", buf[:n], err, want)
+	}
+}
+
+// redirected sends what it is given to a fixed address, as the tunnel does.
+type redirected struct {
+	*net.UDPConn
+	to netip.AddrPort
+}
+
+func (c redirected) WriteTo(b []byte, _ net.Addr) (int, error) {
+	return c.WriteToUDPAddrPort(b, c.to)
+}
+
+func TestBridge(t *testing.T) {
+	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 42000, 42999)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pbxRTP, pbxRTCP, phoneRTP, phoneRTCP := newSocket(t), newSocket(t), newSocket(t), newSocket(t)
+	tunnelRTP, tunnelRTCP := newSocket(t), newSocket(t)
+	ahead := &fakeMedia{rtp: redirected{tunnelRTP.UDPConn, pbxRTP.addr()}, rtcp: redirected{tunnelRTCP.UDPConn, pbxRTCP.addr()}}
+	var ledger admin.Ledger
+	var counters counter.Set
+	b := &bridges{
+		pool:  newPool(func(context.Context) (media, error) { return ahead, nil }, zap.NewNop()),
+		ports: ports, counters: &counters, ledger: &ledger,
+	}
+	port, err := b.Allocate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if port.PBX() != tunnelRTP.addr() {
+		t.Errorf("PBX side %v, want %v", port.PBX(), tunnelRTP.addr())
+	}
+	port.SetPhone(phoneRTP.addr(), phoneRTCP.addr(), phoneRTP.addr().Addr())
+	lan := port.LAN()
+	lanRTCP := netip.AddrPortFrom(lan.Addr(), lan.Port()+1)
+	for _, step := range []struct {
+		from, at socket
+		to       netip.AddrPort
+		text     string
+	}{
+		{phoneRTP, pbxRTP, lan, "RTP up"},
+		{phoneRTCP, pbxRTCP, lanRTCP, "RTCP up"},
+		{pbxRTP, phoneRTP, tunnelRTP.addr(), "RTP down"},
+		{pbxRTCP, phoneRTCP, tunnelRTCP.addr(), "RTCP down"},
+	} {
+		if _, err := step.from.WriteToUDPAddrPort([]byte(step.text), step.to); err != nil {
+			t.Fatal(err)
+		}
+		step.at.expect(step.text)
+	}
+	if s := port.Stats(); s.PacketsIn != 1 || s.PacketsOut != 1 {
+		t.Errorf("%+v", s)
+	}
+	active, _, _ := ledger.Snapshot()
+	if len(active) != 1 || active[0].LANAddress != lan.String() || active[0].PBXAddress != tunnelRTP.addr().String() || active[0].RTCPIn != 1 {
+		t.Errorf("%+v", active)
+	}
+	if err := port.Close(); err != nil || !ahead.closed.Load() {
+		t.Errorf("closed %v, %v", ahead.closed.Load(), err)
+	}
+	if open, _, _ := ports.Usage(); open != 0 {
+		t.Errorf("%d port pairs are still open", open)
+	}
+	if active, ended, _ := ledger.Snapshot(); len(active) != 0 || len(ended) != 1 {
+		t.Errorf("%v, %v", active, ended)
+	}
+}
+
+func TestAllocateGivesPortsBack(t *testing.T) {
+	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 43000, 43999)
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := errors.New("tunnel down")
+	b := &bridges{pool: newPool(func(context.Context) (media, error) { return nil, down }, zap.NewNop()), ports: ports, ledger: &admin.Ledger{}}
+	if _, err := b.Allocate(t.Context()); !errors.Is(err, down) {
+		t.Errorf("%v", err)
+	}
+	if open, _, _ := ports.Usage(); open != 0 {
+		t.Errorf("%d port pairs are open", open)
+	}
+}
