@@ -172,6 +172,8 @@ func (a *Agent) handleInvite(req *sip.Request, tx sip.ServerTransaction) {
 		a.handleReinvite(req, tx)
 		return
 	}
+	// Right away, because this stops the timer after which sipgo reads the request to send a 100.
+	a.respond(tx, sip.NewResponseFromRequest(req, sip.StatusTrying, "Trying", nil))
 	// All responses have to carry the same tag, also the 487 that sipgo makes from this request.
 	req.To().Params.Add("tag", sip.GenerateTagN(16))
 	in := &Incoming{Request: req, agent: a, tx: tx, over: make(chan struct{})}
