@@ -44,7 +44,11 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(directory)
 		programs = directory
-		build := exec.Command("go", "build", "-o", directory+string(filepath.Separator), "./tunneld", "./tunnelproxy")
+		arguments := []string{"build", "-o", directory + string(filepath.Separator)}
+		if raceDetector && os.Getenv("CI") == "true" { // It makes Argon2id slow, which at a desk is waited for too often.
+			arguments = append(arguments, "-race")
+		}
+		build := exec.Command("go", append(arguments, "./tunneld", "./tunnelproxy")...)
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 			return 1
@@ -67,11 +71,17 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", programs+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("IP", ownAddress())
+			examples, err := filepath.Abs(filepath.Join("..", "deploy", "examples"))
+			if err != nil {
+				return err
+			}
+			env.Setenv("EXAMPLES", examples)
 			env.Setenv("NO_COLOR", "1")
 			env.Values[running{}] = map[string]*process{}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ask":     ask,
 			"call":    call,
 			"content": content,
 			"end":     end,
@@ -259,6 +269,30 @@ func take(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(err)
 	ts.Defer(func() { taken.Close() })
+}
+
+// ask ADDRESS TEXT sends a REGISTER over UDP and checks that the first line or a header of the answer is the text.
+func ask(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: ask ADDRESS TEXT")
+	}
+	conn, err := net.Dial("udp", args[0])
+	ts.Check(err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "REGISTER sip:%[1]s SIP/2.0\r\nVia: SIP/2.0/UDP %[2]s;branch=z9hG4bK%[3]d\r\nMax-Forwards: 70\r\n"+
+		"From: <sip:101@%[1]s>;tag=%[3]d\r\nTo: <sip:101@%[1]s>\r\nCall-ID: %[3]d\r\nCSeq: 1 REGISTER\r\nContact: <sip:101@%[2]s>\r\nContent-Length: 0\r\n\r\n",
+		args[0], conn.LocalAddr(), time.Now().UnixNano())
+	ts.Check(err)
+	ts.Check(conn.SetReadDeadline(time.Now().Add(patience)))
+	buf := make([]byte, 65535)
+	n, err := conn.Read(buf)
+	ts.Check(err)
+	for line := range strings.SplitSeq(string(buf[:n]), "\r\n") {
+		if strings.HasPrefix(line, args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("the answer has no %q:\n%s", args[1], buf[:n])
 }
 
 // minipbx ADDRESS runs the small PBX with the extensions 101 and 102, for the rest of the script.
