@@ -72,6 +72,7 @@ func (w *writer) aim(target func(int, Media) (Target, bool)) (any bool) {
 			if to, ok = target(i, *m); !ok || !to.RTP.IsValid() || to.RTP.Port() == 0 {
 				to = Target{}
 			}
+			to.RTP, to.RTCP = unmap(to.RTP), unmap(to.RTCP)
 		}
 		d.targets = append(d.targets, to)
 		if !to.RTP.IsValid() {
@@ -94,6 +95,10 @@ func (w *writer) aim(target func(int, Media) (Target, bool)) (any bool) {
 	return any
 }
 
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
 func onHold(a netip.Addr) bool { return a.IsValid() && a.IsUnspecified() }
 
 // line writes one line, changed where it has to be.
@@ -114,7 +119,7 @@ func (w *writer) line(l line) {
 		}
 	case 'a':
 		name, _ := cut(text[2:], ':')
-		if w.rewriting() && namesOtherPath(name) {
+		if w.rewriting() && ofOtherPath(name) {
 			return
 		}
 		if w.media >= 0 && string(name) == "rtcp" && w.rtcpLine(l) {
@@ -170,7 +175,7 @@ func (w *writer) mediaLine(l line) {
 		return
 	}
 	w.conn = !m.ownHost && !onHold(m.Addr) && to.RTP.Addr() != w.session
-	w.rtcp = m.rtcpPort == 0 && !m.RTCPMux && bytes.Contains(m.Proto, []byte("RTP")) &&
+	w.rtcp = !m.hasRTCP && !m.RTCPMux && bytes.Contains(m.Proto, []byte("RTP")) &&
 		to.RTCP.IsValid() && to.RTCP != above(to.RTP)
 	if int(to.RTP.Port()) == m.Port {
 		w.copy(l)
@@ -211,22 +216,21 @@ func (w *writer) connection(a netip.Addr) {
 
 // address writes "IN IP4 192.0.2.1".
 func (w *writer) address(a netip.Addr) {
-	if a = a.Unmap(); a.Is4() {
+	if a.Is4() {
 		w.dst = append(w.dst, "IN IP4 "...)
 	} else {
 		w.dst = append(w.dst, "IN IP6 "...)
 	}
-	w.dst = a.WithZone("").AppendTo(w.dst)
+	w.dst = a.AppendTo(w.dst)
 }
 
 // rtcpLine writes an a=rtcp line anew; false when it stays as it is.
 func (w *writer) rtcpLine(l line) bool {
 	m, to := &w.d.media[w.media], w.d.targets[w.media]
-	rtcp := to.rtcp()
-	if !rtcp.IsValid() {
+	rtcp, named := to.rtcp(), m.rtcpHost != nil
+	if !rtcp.IsValid() || named && onHold(m.RTCP.Addr()) {
 		return false
 	}
-	named := m.rtcpHost != nil
 	if rtcp == m.RTCP && (named || rtcp.Addr() == to.RTP.Addr()) {
 		return false
 	}
@@ -244,12 +248,15 @@ func (w *writer) rtcpValue(a netip.AddrPort, named bool) {
 	}
 }
 
-// namesOtherPath reports whether an attribute tells the peer of addresses
-// beside those of m= and c=, or belongs to such a one (RFC 8839, RFC 6947).
-func namesOtherPath(name []byte) bool {
-	switch string(name) {
-	case "candidate", "remote-candidates", "end-of-candidates", "altc":
-		return true
-	}
-	return len(name) > 4 && string(name[:4]) == "ice-"
+// namesAddress reports whether an attribute offers an address beside those of
+// m=, c= and a=rtcp (RFC 8839 section 5.1, RFC 6947).
+func namesAddress(name []byte) bool {
+	return isWord(name, "candidate") || isWord(name, "remote-candidates") || isWord(name, "altc")
+}
+
+// ofOtherPath reports whether an attribute offers another address, or is about
+// one (RFC 8839 section 5).
+func ofOtherPath(name []byte) bool {
+	return namesAddress(name) || isWord(name, "end-of-candidates") ||
+		len(name) > len("ice-") && isWord(name[:len("ice-")], "ice-")
 }

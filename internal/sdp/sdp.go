@@ -51,12 +51,15 @@ type Media struct {
 	RTCP      netip.AddrPort
 	RTCPMux   bool      // a=rtcp-mux (RFC 5761)
 	Direction Direction // of this media, else of the session
+	// Alternatives is set when this media or the session offers other addresses
+	// than those of c=, m= and a=rtcp: ICE candidates or a=altc (RFC 6947).
+	Alternatives bool
 	// Hold is set when the sender wants no media: the address is 0.0.0.0 or ::,
 	// or the direction is sendonly or inactive.
 	Hold bool
 
 	ownHost  bool   // has a c= line of its own
-	rtcpPort uint16 // of the a=rtcp line; 0 when there is none
+	hasRTCP  bool   // has an a=rtcp line
 	rtcpHost []byte // the address in it; nil when it names none
 }
 
@@ -112,10 +115,11 @@ type Description struct {
 	buf   []byte
 	media []Media
 
-	host       []byte // of the session's c= line; nil when there is none
-	connection []byte // the value of that line
-	direction  Direction
-	targets    []Target // of each media, while rewriting; zero: left alone
+	host         []byte // of the session's c= line; nil when there is none
+	connection   []byte // the value of that line
+	direction    Direction
+	alternatives bool     // the session offers other addresses
+	targets      []Target // of each media, while rewriting; zero: left alone
 }
 
 // Media returns the m= lines in their order. The slice belongs to d and is good
@@ -129,7 +133,7 @@ func (d *Description) Media() []Media { return d.media }
 func (d *Description) Parse(b []byte) error {
 	*d = Description{buf: b, media: d.media[:0], targets: d.targets[:0]}
 	l, pos := nextLine(b, 0)
-	if string(l.text(b)) != "v=0" {
+	if string(bytes.TrimRight(l.text(b), " \t\r")) != "v=0" {
 		return &ParseError{Reason: "no v=0 line", Offset: 0}
 	}
 	for pos < len(b) {
@@ -205,13 +209,14 @@ func (d *Description) parseAttribute(m *Media, value []byte) (reason string) {
 			return ""
 		}
 	}
-	if m == nil {
-		return ""
-	}
-	switch string(name) {
-	case "rtcp-mux":
+	switch {
+	case m == nil:
+		d.alternatives = d.alternatives || namesAddress(name)
+	case namesAddress(name):
+		m.Alternatives = true
+	case string(name) == "rtcp-mux":
 		m.RTCPMux = true
-	case "rtcp":
+	case string(name) == "rtcp":
 		return m.parseRTCP(arg)
 	}
 	return ""
@@ -253,17 +258,18 @@ func connectionHost(b []byte) []byte {
 func (m *Media) parseRTCP(b []byte) (reason string) {
 	port, rest := field(b)
 	n, ok := number(port, 65535)
-	if !ok || n == 0 {
+	if !ok {
 		return "malformed a=rtcp"
 	}
 	var host []byte
 	if len(bytes.TrimSpace(rest)) > 0 {
 		host = connectionHost(rest)
 	}
-	if m.rtcpPort != 0 && (int(m.rtcpPort) != n || !bytes.Equal(m.rtcpHost, host)) {
+	if m.hasRTCP && (int(m.RTCP.Port()) != n || !bytes.Equal(m.rtcpHost, host)) {
 		return "more than one a=rtcp in a section"
 	}
-	m.rtcpPort, m.rtcpHost = uint16(n), host
+	m.hasRTCP, m.rtcpHost = true, host
+	m.RTCP = netip.AddrPortFrom(netip.Addr{}, uint16(n))
 	return ""
 }
 
@@ -273,12 +279,13 @@ func (m *Media) finish(d *Description) {
 		m.Host = d.host
 	}
 	m.Addr, _ = iptext.Parse(m.Host)
-	if m.rtcpPort != 0 {
+	if port := m.RTCP.Port(); port != 0 {
 		addr := m.Addr
 		if m.rtcpHost != nil {
 			addr, _ = iptext.Parse(m.rtcpHost)
 		}
-		m.RTCP = netip.AddrPortFrom(addr, m.rtcpPort)
+		m.RTCP = netip.AddrPortFrom(addr, port)
 	}
+	m.Alternatives = m.Alternatives || d.alternatives
 	m.Hold = m.Addr.IsValid() && m.Addr.IsUnspecified() || m.Direction == SendOnly || m.Direction == Inactive
 }
