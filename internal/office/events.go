@@ -38,10 +38,11 @@ func (e *events) handle(event tunnel.Event) {
 	case tunnel.Refused:
 		e.refused(event.Err)
 	case tunnel.KeyPinned:
-		p.log.Info("the server's key is kept from now on", zap.String("server", p.access.link.Server), zap.String("pin", event.Pin))
 		if err := p.access.keepPin(event.Pin); err != nil {
 			p.log.Error("the server's key cannot be kept: the next start takes whichever knows the password", zap.Error(err))
+			return
 		}
+		p.log.Info("the server's key is kept from now on", zap.String("server", p.access.link.Server), zap.String("pin", event.Pin))
 	case tunnel.PhoneMoved:
 		p.log.Info("phone moved to another port at the PBX", zap.String("key", event.Phone.Key()), zap.Stringer("address", event.Phone.LocalAddr()))
 	case tunnel.PhoneLost:
