@@ -17,7 +17,7 @@ type inbox struct {
 	limit   int // of slots
 	first   int
 	count   int
-	dropped uint64
+
 	err     error       // closed with it
 	expired bool        // the read deadline has passed
 	timer   *time.Timer // of the read deadline

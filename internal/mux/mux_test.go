@@ -18,7 +18,7 @@ import (
 	"github.com/siptunnel/siptunnel/internal/counter"
 )
 
-const testTimeout = 20 * time.Second
+const testTimeout = 60 * time.Second
 
 // testServer is a Server on a loopback port whose sessions are testSessions.
 type testServer struct {
@@ -38,7 +38,6 @@ type testServer struct {
 type testSession struct {
 	s       *Session
 	phones  map[uint32]string // owned by the signalling
-	states  map[uint32]string
 	sip     chan string
 	media   chan string
 	events  chan string
@@ -195,11 +194,40 @@ type testClient struct {
 
 	mu    sync.Mutex
 	conns []net.Conn // made so far
+	deny  bool       // no more
+	addr  string     // instead of the configured one
+}
+
+// dial is the ClientConfig's Dial.
+func (h *testClient) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.deny {
+		return nil, errors.New("no route")
+	}
+	if h.addr != "" {
+		address = h.addr
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		h.conns = append(h.conns, conn)
+	}
+	return conn, err
+}
+
+// redirect makes later connections go to another address, or nowhere.
+func (h *testClient) redirect(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.addr, h.deny = addr, addr == ""
 }
 
 func (h *testClient) Attached(s *ClientSession, resumed bool) {
+	select {
+	case h.current <- s:
+	default: // a test that does not look
+	}
 	h.events <- fmt.Sprintf("attached %t", resumed)
-	h.current <- s
 }
 func (h *testClient) Detached(s *ClientSession, err error) { h.events <- "detached" }
 func (h *testClient) Lost(s *ClientSession, err error)     { h.events <- fmt.Sprintf("lost: %v", err) }
@@ -249,15 +277,7 @@ func (ts *testServer) client(change func(*ClientConfig)) *testClient {
 	c := ClientConfig{
 		Server: ts.addr, Name: "office", Password: auth.NewPassword([]byte(ts.secret)), Pin: ts.pin,
 		Software: "test client", Handler: h, Counters: ts.counters,
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, network, address)
-			if err == nil {
-				h.mu.Lock()
-				h.conns = append(h.conns, conn)
-				h.mu.Unlock()
-			}
-			return conn, err
-		},
+		Dial:    h.dial,
 		backoff: backoff{first: 2 * time.Millisecond, max: 50 * time.Millisecond, refused: 10 * time.Millisecond, refusedTo: 50 * time.Millisecond},
 	}
 	if change != nil {

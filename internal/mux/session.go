@@ -152,7 +152,7 @@ func (s *Session) supervise() {
 func retryAfter(code wire.Code) uint16 {
 	switch code {
 	case wire.CodeShutdown:
-		return 2
+		return 1
 	case wire.CodeAdmin, wire.CodeOverflow, wire.CodeProtocol:
 		return 10
 	}
