@@ -37,7 +37,7 @@ func (p *PBX) openBridge() (*bridge, error) {
 		return b, nil
 	}
 	for side := range b.ports {
-		opened, err := openPort(p.cfg.Media)
+		opened, err := p.openPort()
 		if err != nil {
 			b.close()
 			return nil, err

@@ -18,19 +18,20 @@ const maxPacket = 1500
 // the signalled addresses only and handed on as they are.
 type port struct {
 	rtp, rtcp            *net.UDPConn
+	lose                 bool // everything, both ways
 	in, out, foreign     atomic.Uint64
 	remoteRTP, remoteCtl atomic.Pointer[netip.AddrPort]
 	readers              sync.WaitGroup
 }
 
-func openPort(addr netip.Addr) (*port, error) {
-	rtp, rtcp, err := audio.OpenPair(addr)
+func (p *PBX) openPort() (*port, error) {
+	rtp, rtcp, err := audio.OpenPair(p.cfg.Media)
 	if err != nil {
 		return nil, err
 	}
-	p := &port{rtp: rtp, rtcp: rtcp}
-	p.point(audio.Description{})
-	return p, nil
+	opened := &port{rtp: rtp, rtcp: rtcp, lose: p.cfg.LoseAudio}
+	opened.point(audio.Description{})
+	return opened, nil
 }
 
 // addr is what SDP has to name.
@@ -42,9 +43,13 @@ func (p *port) point(d audio.Description) {
 	p.remoteCtl.Store(&d.RTCP)
 }
 
-// sendRTP sends to the phone; nowhere while it is on hold the old way, with an address of zero.
+// sendsTo is false while the phone is on hold the old way, with an address of zero.
+func (p *port) sendsTo(remote netip.AddrPort) bool {
+	return remote.IsValid() && !remote.Addr().IsUnspecified() && !p.lose
+}
+
 func (p *port) sendRTP(packet []byte) {
-	if remote := *p.remoteRTP.Load(); remote.IsValid() && !remote.Addr().IsUnspecified() {
+	if remote := *p.remoteRTP.Load(); p.sendsTo(remote) {
 		if _, err := p.rtp.WriteToUDPAddrPort(packet, remote); err == nil {
 			p.out.Add(1)
 		}
@@ -52,7 +57,7 @@ func (p *port) sendRTP(packet []byte) {
 }
 
 func (p *port) sendRTCP(packet []byte) {
-	if remote := *p.remoteCtl.Load(); remote.IsValid() && !remote.Addr().IsUnspecified() {
+	if remote := *p.remoteCtl.Load(); p.sendsTo(remote) {
 		// Lost like any datagram.
 		_, _ = p.rtcp.WriteToUDPAddrPort(packet, remote)
 	}
@@ -77,6 +82,7 @@ func (p *port) read(conn *net.UDPConn, remote *atomic.Pointer[netip.AddrPort], d
 			return
 		}
 		switch from := *remote.Load(); {
+		case p.lose:
 		case from == netip.AddrPortFrom(source.Addr().Unmap(), source.Port()):
 			deliver(buffer[:n])
 		case from.IsValid():

@@ -126,7 +126,7 @@ func (a *answerer) answer(offer []byte) ([]byte, error) {
 }
 
 func (p *PBX) serveEcho(in *ua.Incoming) {
-	port, err := openPort(p.cfg.Media)
+	port, err := p.openPort()
 	if err != nil {
 		in.Reject(sip.StatusServiceUnavailable, "No Port Free")
 		return
@@ -156,6 +156,9 @@ func (p *PBX) serveTone(in *ua.Incoming, early time.Duration) {
 	}
 	defer stream.Close()
 	stream.SetTone(p.cfg.ToneHz)
+	if p.cfg.LoseAudio {
+		stream.Lose()
+	}
 	a := newAnswerer(audio.Description{RTP: stream.LocalAddr()}, func(d audio.Description) {
 		stream.SetRemote(d.RTP, d.RTCP)
 		stream.SetSending(d.Direction.Receives())

@@ -62,6 +62,8 @@ type Config struct {
 	ToneHz float64
 	// EarlyTime is how long 604 plays before it answers; 1 s by default.
 	EarlyTime time.Duration
+	// LoseAudio makes all audio get lost at the PBX, for tests of what notices that.
+	LoseAudio bool
 	// MaxExpires limits registrations; one hour by default.
 	MaxExpires time.Duration
 	// Now is the clock of the registrar; time.Now by default.

@@ -51,6 +51,9 @@ func (p *Phone) newCall(remote, id string) (*Call, error) {
 		return nil, err
 	}
 	stream.SetTone(p.cfg.Tone)
+	if p.cfg.LoseAudio {
+		stream.Lose()
+	}
 	c := &Call{
 		phone:    p,
 		remote:   remote,
@@ -356,6 +359,17 @@ func (c *Call) Hangup(ctx context.Context) error {
 
 // SetTone changes the frequency that is sent.
 func (c *Call) SetTone(frequency float64) { c.stream.SetTone(frequency) }
+
+// Mute stops sending, until Unmute or until a re-INVITE turns it on again. When it returns, no packet
+// is sent any more.
+func (c *Call) Mute() { c.stream.SetSending(false) }
+
+// Unmute sends again.
+func (c *Call) Unmute() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stream.SetSending(!c.held && c.local.Direction.Sends())
+}
 
 // Hear waits until a tone has been heard for a while, see audio.Stream.Hear.
 func (c *Call) Hear(ctx context.Context, frequency float64, length time.Duration) error {

@@ -24,6 +24,9 @@ import (
 	"github.com/siptunnel/siptunnel/internal/testphone/ua"
 )
 
+// Stats are the figures of a call's audio.
+type Stats = audio.Stats
+
 // StatusError is a refusal by the other side: its Code is the SIP status.
 type StatusError = ua.StatusError
 
@@ -57,6 +60,8 @@ type Config struct {
 	Tone float64
 	// Stopwatch, shared by the phones of one process, measures delays; nil measures none.
 	Stopwatch *audio.Stopwatch
+	// LoseAudio makes the phone's audio get lost on its network, for tests of what notices that.
+	LoseAudio bool
 	// Software is the User-Agent; empty is "siptunnel-testphone".
 	Software string
 }

@@ -35,6 +35,7 @@ type Stream struct {
 	remoteRTCP netip.AddrPort
 	tone       float64
 	sending    bool
+	lose       bool
 	talkspurt  bool // the next packet is the first after a pause
 	header     rtp.Header
 	oscillator Oscillator
@@ -102,6 +103,14 @@ func (s *Stream) SetSending(on bool) {
 	defer s.mu.Unlock()
 	s.talkspurt = on && !s.sending
 	s.sending = on
+}
+
+// Lose makes the stream lose everything that it sends and receives from now on, as a broken network
+// would. It is for tests of what notices that.
+func (s *Stream) Lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = true
 }
 
 // Start begins to receive and, where SetSending says so, to send. A second Start does nothing.
@@ -210,8 +219,9 @@ func (s *Stream) sendFrame(packet []byte) {
 	}
 	s.oscillator.Fill(packet[n:n+FrameSize], s.tone)
 	s.stopwatch.start(mark{s.header.SequenceNumber, s.header.Timestamp}, time.Now())
-	if _, err := s.rtp.WriteToUDPAddrPort(packet[:n+FrameSize], s.remote); err != nil {
-		return // a full socket buffer loses the packet, as a network does
+	if !s.lose {
+		// A full socket buffer loses the packet, as a network does.
+		_, _ = s.rtp.WriteToUDPAddrPort(packet[:n+FrameSize], s.remote)
 	}
 	s.talkspurt = false
 	s.header.SequenceNumber++
@@ -222,7 +232,7 @@ func (s *Stream) sendFrame(packet []byte) {
 func (s *Stream) sendReport() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.sending || !s.remoteRTCP.IsValid() {
+	if !s.sending || s.lose || !s.remoteRTCP.IsValid() {
 		return
 	}
 	report, err := rtcp.Marshal([]rtcp.Packet{
@@ -288,6 +298,8 @@ func (s *Stream) take(packet *rtp.Packet, datagram []byte, source netip.AddrPort
 // from reports whether a packet came from where it should, and counts it where not; s.mu is held.
 func (s *Stream) from(source, remote netip.AddrPort) bool {
 	switch {
+	case s.lose:
+		return false
 	case source == remote:
 		return true
 	case !remote.IsValid():
