@@ -72,7 +72,9 @@ func (c *coalescer) Write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	c.buf = append(c.buf, b...)
-	c.partial = len(b) == yamuxHeaderLen && b[1] == yamuxData && binary.BigEndian.Uint32(b[8:]) > 0
+	// After the header of a frame with a body comes its body, whatever that
+	// looks like.
+	c.partial = !c.partial && len(b) == yamuxHeaderLen && b[1] == yamuxData && binary.BigEndian.Uint32(b[8:]) > 0
 	if !c.partial {
 		c.changed.Broadcast()
 	}

@@ -3,9 +3,7 @@ package mux
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -83,8 +81,8 @@ func (c *Client) authenticate(ctx context.Context, raw *rawConn) (*tls.Conn, err
 		return nil, err
 	}
 	if err := auth.Authenticate(secure, c.config.Name, c.config.Password, b); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, fmt.Errorf("%w (it closed the connection during authentication)", ErrUnreachable)
+		if isNetwork(err) {
+			return nil, fmt.Errorf("%w (the connection ended during authentication: %w)", ErrUnreachable, err)
 		}
 		return nil, err
 	}

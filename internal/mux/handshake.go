@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 
 	"github.com/siptunnel/siptunnel/internal/auth"
@@ -68,6 +70,8 @@ func clientHandshake(ctx context.Context, conn *tls.Conn) error {
 	case strings.Contains(err.Error(), "no application protocol"),
 		strings.Contains(err.Error(), "protocol version not supported"):
 		return fmt.Errorf("%w (%w)", ErrVersion, err)
+	case isNetwork(err):
+		return unreachable(err)
 	default:
 		return err
 	}
@@ -75,6 +79,14 @@ func clientHandshake(ctx context.Context, conn *tls.Conn) error {
 		return fmt.Errorf("%w (it speaks TLS, but another protocol)", ErrNotTunneld)
 	}
 	return nil
+}
+
+// isNetwork reports whether err is about the connection rather than about what
+// came over it.
+func isNetwork(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		(errors.As(err, &op) && op.Op != "remote error" && op.Op != "local error")
 }
 
 // binding ties the authentication to this TLS connection and no other.

@@ -50,7 +50,8 @@ type link struct {
 	control *yamux.Stream
 	// signalling is opened by the client. The server's accept loop hands it
 	// over here.
-	signalling chan *yamux.Stream
+	signalling chan *yamux.Stream // capacity 1
+	signalled  atomic.Bool        // it was handed over
 	client     bool
 	end        *endpoint
 	user       linkUser
@@ -380,12 +381,11 @@ func (l *link) serveStream(stream *yamux.Stream) error {
 	case err != nil:
 		return l.refuse(stream, "no_type")
 	case kind == wire.StreamSignalling:
-		select {
-		case l.signalling <- stream:
-			return nil
-		default:
+		if l.signalled.Swap(true) {
 			return l.refuse(stream, "second_signalling")
 		}
+		l.signalling <- stream
+		return nil
 	case kind != wire.StreamMedia:
 		return l.refuse(stream, "unknown_type")
 	case !l.user.hasRelay(channel):

@@ -26,7 +26,7 @@ type testServer struct {
 	t        testing.TB
 	addr     string
 	store    *auth.Store
-	secret   string
+	password *auth.Password // derives its key once for all clients
 	pin      string
 	counters *counter.Set
 	sessions chan *testSession // every new one
@@ -121,7 +121,7 @@ func newTestServer(t testing.TB, change func(*ServerConfig)) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts := &testServer{t: t, store: store, secret: secret, counters: new(counter.Set), sessions: make(chan *testSession, 16), served: make(chan error, 1)}
+	ts := &testServer{t: t, store: store, password: auth.NewPassword([]byte(secret)), counters: new(counter.Set), sessions: make(chan *testSession, 16), served: make(chan error, 1)}
 	cert, pin, err := NewCertificate()
 	if err != nil {
 		t.Fatal(err)
@@ -275,7 +275,7 @@ func (ts *testServer) client(change func(*ClientConfig)) *testClient {
 		current: make(chan *ClientSession, 64),
 	}
 	c := ClientConfig{
-		Server: ts.addr, Name: "office", Password: auth.NewPassword([]byte(ts.secret)), Pin: ts.pin,
+		Server: ts.addr, Name: "office", Password: ts.password, Pin: ts.pin,
 		Software: "test client", Handler: h, Counters: ts.counters,
 		Dial:    h.dial,
 		backoff: backoff{first: 2 * time.Millisecond, max: 50 * time.Millisecond, refused: 10 * time.Millisecond, refusedTo: 50 * time.Millisecond},

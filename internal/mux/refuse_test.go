@@ -262,7 +262,7 @@ func (ts *testServer) raw(t *testing.T) *rawClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := auth.Authenticate(secure, "office", auth.NewPassword([]byte(ts.secret)), b); err != nil {
+	if err := auth.Authenticate(secure, "office", ts.password, b); err != nil {
 		t.Fatal(err)
 	}
 	config := yamux.DefaultConfig()
