@@ -190,7 +190,7 @@ func (m *Message) set(s Span, with []byte) {
 // supersede records e in place of the edit of the same bytes, if there is one.
 func (m *Message) supersede(e edit) {
 	for i := range m.edits {
-		if p := &m.edits[i]; p.start == e.start && p.end == e.end && !p.deletion() {
+		if p := &m.edits[i]; p.start == e.start && p.end == e.end {
 			*p = e
 			return
 		}

@@ -99,6 +99,7 @@ func TestSetViaReceived(t *testing.T) {
 		{"IPv6 differs", "[2001:db8::1];branch=1", "[2001:db8::2]:99", "[2001:db8::1];branch=1;received=2001:db8::2"},
 		{"IPv6 zone", "[fe80::1];branch=1", "[fe80::1%eth0]:99", "[fe80::1];branch=1"},
 		{"mapped", "192.0.2.1;branch=1", "[::ffff:192.0.2.1]:99", "192.0.2.1;branch=1"},
+		{"mapped host", "[::ffff:192.0.2.1];branch=1", "192.0.2.1:99", "[::ffff:192.0.2.1];branch=1"},
 		{"no parameters", "192.0.2.1", "198.51.100.7:99", "192.0.2.1;received=198.51.100.7"},
 		{"not the next hop", "192.0.2.1;branch=1 , SIP/2.0/UDP h2;rport", "198.51.100.7:99",
 			"192.0.2.1;branch=1;received=198.51.100.7 , SIP/2.0/UDP h2;rport"},
@@ -237,6 +238,10 @@ func TestEditHeaders(t *testing.T) {
 			m.SetURI(contact(m), []byte("sip:0@0"))
 			m.SetURI(contact(m), []byte("sip:c@d;transport=tcp"))
 		}, head + via + "Contact: <sip:c@d;transport=tcp>;q=1\n" + tail},
+		{"URI emptied and set", head + via + "Contact: <sip:a@b>\n" + tail, func(m *Message) {
+			m.SetURI(contact(m), nil)
+			m.SetURI(contact(m), []byte("sip:c@d"))
+		}, head + via + "Contact: <sip:c@d>\n" + tail},
 		{"URI of a star", head + via + "Contact: *\n" + tail, func(m *Message) { m.SetURI(contact(m), []byte("sip:c@d")) },
 			head + via + "Contact: *\n" + tail},
 		{"parameters", head + via + "Contact: <sip:a@b;reg-id=7> ;reg-id=1; +sip.instance=\"<x;reg-id=2>\" ;REG-ID ; ob\n" + tail,
@@ -307,6 +312,8 @@ func TestEditBody(t *testing.T) {
 			strings.TrimSuffix(body(""), "\n") + "Content-Length: 0\n\n"},
 		{"a body where there was none", body("Content-Length: 0\n"), func(m *Message) { m.SetBody(0, 0, []byte("new")) },
 			body("Content-Length: 3\n") + "new"},
+		{"header removed, wanted", body("Content-Length: 6\n") + "abcdef", func(m *Message) { m.RemoveAll(ContentLength); m.EnsureContentLength() },
+			strings.TrimSuffix(body(""), "\n") + "Content-Length: 6\n\nabcdef"},
 		{"header removed", body("Content-Length: 6\n") + "abcdef", func(m *Message) { m.RemoveAll(ContentLength); m.SetBody(0, 6, nil) }, body("")},
 	} {
 		t.Run(c.name, c.run)

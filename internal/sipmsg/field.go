@@ -232,8 +232,8 @@ func (m *Message) appendLine(name string, value []byte) {
 	m.text = append(m.text, m.Text(m.eol)...)
 }
 
-// SetMaxForwards sets the value of Max-Forwards; the header is added when there
-// is none. A later call supersedes an earlier one only when there is one.
+// SetMaxForwards sets the value of the Max-Forwards header, where a later call
+// supersedes an earlier one. Without one, the call adds it below the last Via.
 func (m *Message) SetMaxForwards(n int) {
 	var buf [20]byte
 	text := strconv.AppendInt(buf[:0], int64(n), 10)
@@ -269,19 +269,19 @@ func (m *Message) placeLength() {
 		}
 	}
 	h, ok := m.Header(ContentLength)
+	ok = ok && !m.removed(h.Line)
 	if ok && delta == 0 || !ok && !m.wantLength {
 		return
 	}
 	var buf [20]byte
 	n := strconv.AppendInt(buf[:0], int64(m.body.Len()+delta), 10)
 	e := edit{start: m.fields.End, end: m.fields.End, from: len(m.text), length: true}
-	if !ok {
-		m.appendLine(ContentLength.String(), n)
-	} else if !m.removed(h.Line) {
+	if ok {
 		e.start, e.end = h.Value.Start, h.Value.End
 		m.text = append(m.text, n...)
+	} else {
+		m.appendLine(ContentLength.String(), n)
 	}
-	if e.to = len(m.text); e.to > e.from {
-		m.record(e, false)
-	}
+	e.to = len(m.text)
+	m.record(e, false)
 }

@@ -17,6 +17,7 @@ func TestVia(t *testing.T) {
 		{"SIP  /   2.0\r\n /UDP\r\n    192.0.2.2;branch=390skdjuw", "UDP 192.0.2.2 0 390skdjuw - -"},
 		{"SIP / 2.0 / TCP     spindle.example.com   ;\r\n  branch  =   z9hG4bK9ikj8", "TCP spindle.example.com 0 z9hG4bK9ikj8 - -"},
 		{"SIP/2.0/TLS host : 5061 ; Branch=A ; BRANCH=b", "TLS host 5061 A - -"},
+		{"SIP/2.0/UDP host;received=1.1.1.1;received=2.2.2.2;rport=1;rport=2", "UDP host 0 - 1.1.1.1 1"},
 		{"SIP/2.0/UDP host;;;branch=z", "UDP host 0 z - -"},
 		{"SIP/2.0/UDP host:", "UDP host 0 - - -"},
 		{"SIP/2.0/UDP host;rport=", "UDP host 0 - - 0"},
