@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,7 +22,7 @@ const joinLinkFile = "join-link"
 
 // startDaemon starts tunneld, with the forwarder before it as the address that its join link says.
 func (d *demo) startDaemon(ctx context.Context) error {
-	return d.step(ctx, "tunneld serves", func(ctx context.Context) (string, error) {
+	return d.stepWithin(ctx, startTime, "tunneld serves", func(ctx context.Context) (string, error) {
 		port, err := freePort(d.place.server, tunnelPort)
 		if err != nil {
 			return "", err
@@ -32,15 +31,17 @@ func (d *demo) startDaemon(ctx context.Context) error {
 		if d.forwarder, err = newForwarder(d.place.server, listen); err != nil {
 			return "", err
 		}
-		pbx, err := d.pbxAddress()
-		if err != nil {
-			return "", err
+		pbx := d.pbx.Addr()
+		if d.cfg.Break == PBXSIP {
+			if pbx, err = d.silence(d.place.pbx); err != nil {
+				return "", err
+			}
 		}
 		d.daemon, err = d.start("tunneld", "serve",
 			"--state-dir", d.state("tunneld"),
 			"--listen", listen.String(),
 			"--public-address", d.forwarder.addr(),
-			"--pbx", pbx,
+			"--pbx", pbx.String(),
 			"--media-address", d.place.server.String())
 		if err != nil {
 			return "", err
@@ -61,30 +62,17 @@ func (d *demo) startDaemon(ctx context.Context) error {
 	})
 }
 
-// pbxAddress is what tunneld is told: the PBX, or somebody who never answers.
-func (d *demo) pbxAddress() (string, error) {
-	if d.cfg.Break != PBXSIP {
-		return d.pbx.Addr().String(), nil
-	}
-	silent, err := net.ListenPacket("udp", netip.AddrPortFrom(d.place.pbx, 0).String())
-	if err != nil {
-		return "", err
-	}
-	d.silent = silent
-	return silent.LocalAddr().String(), nil
-}
-
 // startProxy has tunnelproxy join, and serve the phones.
 func (d *demo) startProxy(ctx context.Context) error {
 	link := filepath.Join(d.state("tunneld"), joinLinkFile)
-	err := d.step(ctx, "tunnelproxy joins with the link", func(ctx context.Context) (string, error) {
+	err := d.stepWithin(ctx, startTime, "tunnelproxy joins with the link", func(ctx context.Context) (string, error) {
 		_, err := d.run(ctx, "tunnelproxy", "join", "--state-dir", d.state("tunnelproxy"), link)
 		return "", err
 	})
 	if err != nil {
 		return err
 	}
-	return d.step(ctx, "tunnelproxy is connected", func(ctx context.Context) (string, error) {
+	return d.stepWithin(ctx, startTime, "tunnelproxy is connected", func(ctx context.Context) (string, error) {
 		port, err := d.sipPort()
 		if err != nil {
 			return "", err

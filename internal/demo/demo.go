@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -29,15 +30,19 @@ type Break string
 // The links that can be broken, and a way around the tunnel.
 const (
 	Nothing    Break = ""
-	PhoneAudio Break = "phone-audio" // between phones and tunnelproxy
+	PhoneSIP   Break = "phone-sip"   // between phones and tunnelproxy
+	PhoneAudio Break = "phone-audio" // the same
 	Tunnel     Break = "tunnel"      // between tunnelproxy and tunneld, once the phones are registered
-	PBXAudio   Break = "pbx-audio"   // between tunneld and PBX
 	PBXSIP     Break = "pbx-sip"     // between tunneld and PBX
+	PBXAudio   Break = "pbx-audio"   // the same
 	Around     Break = "around"      // the phones talk to the PBX without the tunnel
 )
 
 // Breaks are all that can be broken.
-func Breaks() []Break { return []Break{PhoneAudio, Tunnel, PBXAudio, PBXSIP, Around} }
+func Breaks() []Break { return []Break{PhoneSIP, PhoneAudio, Tunnel, PBXSIP, PBXAudio, Around} }
+
+// startTime is what a program may take to start, on a machine with other things to do.
+const startTime = 30 * time.Second
 
 // The phones of the demo and their tones.
 const (
@@ -54,7 +59,8 @@ type Config struct {
 	Bin string
 	// Talk is how long the measured calls last; 3 s by default.
 	Talk time.Duration
-	// Patience is how long a step may take until it has failed; 10 s by default.
+	// Patience is how long a step may take until it has failed, but for the start of programs; 10 s by
+	// default.
 	Patience time.Duration
 	// Keep puts tunnelproxy on an address that real phones can reach, and leaves everything running
 	// after the demo until the context ends.
@@ -84,7 +90,7 @@ type demo struct {
 	stopwatch audio.Stopwatch
 
 	pbx           *minipbx.PBX
-	silent        io.Closer // stands in for a PBX that does not answer
+	silent        net.PacketConn // stands in for who does not answer SIP
 	forwarder     *forwarder
 	daemon, proxy *process
 	proxySIP      netip.AddrPort
@@ -155,7 +161,11 @@ func (d *demo) scenario(ctx context.Context) error {
 
 // step runs one step with the time that a step may take, and reports it.
 func (d *demo) step(ctx context.Context, what string, f func(ctx context.Context) (detail string, err error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Patience, fmt.Errorf("not within %v", d.cfg.Patience))
+	return d.stepWithin(ctx, d.cfg.Patience, what, f)
+}
+
+func (d *demo) stepWithin(ctx context.Context, limit time.Duration, what string, f func(ctx context.Context) (detail string, err error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %v", limit))
 	defer cancel()
 	detail, err := f(ctx)
 	d.report.step(what, detail, err)
@@ -272,7 +282,14 @@ func talk(ctx context.Context, near, far *testphone.Call, length time.Duration) 
 // register has both phones register through tunnelproxy, one over UDP and one over TCP.
 func (d *demo) register(ctx context.Context) error {
 	proxy := d.proxySIP
-	if d.cfg.Break == Around {
+	switch d.cfg.Break {
+	case PhoneSIP:
+		silent, err := d.silence(d.place.lan)
+		if err != nil {
+			return err
+		}
+		proxy = silent
+	case Around:
 		proxy = d.pbx.Addr()
 	}
 	for i, p := range []struct {
@@ -305,6 +322,16 @@ func (d *demo) register(ctx context.Context) error {
 		d.forwarder.cut()
 	}
 	return nil
+}
+
+// silence is an address where SIP is read by nobody.
+func (d *demo) silence(addr netip.Addr) (netip.AddrPort, error) {
+	silent, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	d.silent = silent
+	return audio.LocalAddrPort(silent), nil
 }
 
 // leave unregisters the phones and looks for what is left, unless they stay.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 )
 
 // Signs before each step, and the colours around them.
@@ -20,13 +21,16 @@ const (
 const tailLines = 15
 
 // report prints the demo as it happens. A reader that has gone does not stop the demo: its result is
-// the exit code.
+// the exit code. It is safe for concurrent use.
 type report struct {
-	out   io.Writer
 	color bool
+	mu    sync.Mutex
+	out   io.Writer
 }
 
 func (r *report) line(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	fmt.Fprintf(r.out, format+"\n", args...)
 }
 

@@ -1,0 +1,4 @@
+package demo
+
+// Matching is matching, for tests.
+var Matching = matching
