@@ -14,7 +14,7 @@ import (
 // A tunnel that was cut is built anew without a hand on any phone: within redialled where the ends notice the cut, within
 // noticed more where they have to find out that nothing comes any longer.
 const (
-	redialled = 10 * time.Second
+	redialled = 20 * time.Second
 	noticed   = 40 * time.Second
 )
 

@@ -33,7 +33,7 @@ const (
 func TestWrongPassword(t *testing.T) {
 	tun := prepareTunnel(t, lab.New(t))
 	peers.StartKamailio(t, tun.Lab, peers.PBXConfig{Domain: domain, Users: users})
-	tun.inside = tun.PBX.Capture("lo", "udp")
+	tun.inside = tun.PBX.Capture("lo", insideFilter)
 	tun.watchWAN()
 	tun.startDaemon()
 	for name, credential := range map[string]string{"wrong password": "default", "unknown name": "nobody"} {

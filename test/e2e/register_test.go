@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
 	"github.com/siptunnel/siptunnel/test/e2e/pcap"
@@ -98,7 +99,7 @@ func TestTunnelDown(t *testing.T) {
 	defer conn.Close()
 	var answer *pcap.Message
 	lab.Eventually(t, soon, "a phone is told 503", func() bool {
-		answer, err = peers.Exchange(conn, netip.AddrPortFrom(lab.ProxyAddr, 5060), registerRequest("alice", host.Addr), soon/10)
+		answer, err = peers.Exchange(conn, netip.AddrPortFrom(lab.ProxyAddr, 5060), registerRequest("alice", host.Addr), time.Second)
 		return err == nil && answer.Status == 503
 	})
 	if answer.Header("Retry-After") == "" {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,11 +23,14 @@ import (
 // officeProxy is what phones of the office have for an outbound proxy.
 const officeProxy = "192.168.77.10"
 
+// insideFilter is for captures of the SIP between tunneld and Kamailio on loopback.
+const insideFilter = "udp port 5060"
+
 // tunnelPort is the one port that may be seen on the WAN.
 var tunnelPort = netip.AddrPortFrom(lab.PBXAddr, 5090)
 
 // binaries builds the two programs, once for all tests, and returns their directory. E2E_RACE=1 builds them with the race
-// detector: a program that has found a race exits with 66, which no test takes for success.
+// detector.
 var binaries = sync.OnceValues(func() (string, error) {
 	dir, err := filepath.Abs("../../build/e2e")
 	if err != nil {
@@ -73,7 +77,7 @@ func newTunnelWith(t *testing.T, users map[string]string, trunk func(*lab.Lab) n
 		config.Trunk = trunk(tun.Lab)
 	}
 	peers.StartKamailio(t, tun.Lab, config)
-	tun.inside = tun.PBX.Capture("lo", "udp")
+	tun.inside = tun.PBX.Capture("lo", insideFilter)
 	tun.watchWAN()
 	tun.startDaemon()
 	tun.join()
@@ -107,10 +111,27 @@ func (tun *tunnel) proxyArgs(command ...string) []string {
 	return append(args, "--state-dir", filepath.Join(tun.state, "tunnelproxy"))
 }
 
+// endsWell stops one of the two programs when the test is over, and fails the test when it does not go as it should: at once,
+// with exit code 0, without a crash or a race behind it.
+func (tun *tunnel) endsWell(program *lab.Process) *lab.Process {
+	tun.t.Cleanup(func() {
+		program.Stop()
+		if code := program.Exit(0); code != 0 {
+			tun.t.Errorf("%s ended with %d", program.Name, code)
+		}
+		for _, disaster := range []string{"DATA RACE", "panic:", "fatal error:"} {
+			if strings.Contains(program.Output(), disaster) {
+				tun.t.Errorf("%s printed %q", program.Name, disaster)
+			}
+		}
+	})
+	return program
+}
+
 // startDaemon starts tunneld: nothing but the PBX's domain is configured. The first start leaves the join link in a file.
 func (tun *tunnel) startDaemon() {
 	tun.t.Helper()
-	tun.tunneld = tun.PBX.Start("tunneld", tun.tunneldArgs("serve", "--domain", domain, "--log-level", "debug")...)
+	tun.tunneld = tun.endsWell(tun.PBX.Start("tunneld", tun.tunneldArgs("serve", "--domain", domain, "--log-level", "debug")...))
 	lab.Eventually(tun.t, soon, "tunneld listens and has written its join link", func() bool {
 		if !tun.tunneld.Running() {
 			tun.t.Fatal("tunneld has ended")
@@ -133,7 +154,7 @@ func (tun *tunnel) join() {
 
 func (tun *tunnel) startProxy(flags ...string) {
 	tun.t.Helper()
-	tun.proxy = tun.Office.Start("tunnelproxy", append(tun.proxyArgs("serve", "--log-level", "debug"), flags...)...)
+	tun.proxy = tun.endsWell(tun.Office.Start("tunnelproxy", append(tun.proxyArgs("serve", "--log-level", "debug"), flags...)...))
 }
 
 // waitUp waits until what a phone sends reaches the PBX and the answer comes back.

@@ -120,16 +120,13 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Exit waits until the process has ended by itself, and returns its exit code (-1: by a signal).
+// Exit waits until the process has ended, and returns its exit code (-1: ended by a signal).
 func (p *Process) Exit(limit time.Duration) int {
 	p.t.Helper()
-	select {
-	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(limit):
+	if !Within(limit, func() bool { return !p.Running() }) {
 		p.t.Fatalf("%s still runs after %v", p.Name, limit)
-		return 0
 	}
+	return p.cmd.ProcessState.ExitCode()
 }
 
 // Output returns what the process has printed so far.

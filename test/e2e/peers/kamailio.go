@@ -54,8 +54,15 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// -DD keeps all its processes in the group of the first.
-	k := l.PBX.Start("kamailio", "kamailio", "-DD", "-E", "-e", "-m", "32", "-M", "4", "-Y", dir, "-f", file)
+	// Torture tests are full of host names. Kamailio waits for the DNS when it sees one, seconds long and with all its processes,
+	// so it is given a server that refuses at once. -DD keeps all its processes in the group of the first.
+	resolver := filepath.Join(dir, "resolv.conf")
+	if err := os.WriteFile(resolver, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := l.PBX.Start("kamailio", "unshare", "--mount", "sh", "-c",
+		`mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolver,
+		"kamailio", "-DD", "-E", "-m", "32", "-M", "4", "-Y", dir, "-f", file)
 	lab.Eventually(t, 10*time.Second, "Kamailio answers OPTIONS", func() bool {
 		if !k.Running() {
 			t.Fatal("Kamailio has ended")
