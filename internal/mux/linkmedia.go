@@ -117,13 +117,22 @@ func (l *link) writeMedia() error {
 	pace := time.NewTimer(0)
 	defer pace.Stop()
 	<-pace.C
+	var last time.Time // start of the last round
 	for {
 		select {
 		case <-l.dead:
 			return nil
 		case <-queue.wake:
 		}
-		started := time.Now()
+		if wait := mediaPace - time.Since(last); wait > 0 {
+			pace.Reset(wait)
+			select {
+			case <-l.dead:
+				return nil
+			case <-pace.C:
+			}
+		}
+		last = time.Now()
 		if err := l.updateStreams(); err != nil {
 			return err
 		}
@@ -140,14 +149,6 @@ func (l *link) writeMedia() error {
 				}
 			}
 			round = round[:0]
-		}
-		if wait := mediaPace - time.Since(started); wait > 0 {
-			pace.Reset(wait)
-			select {
-			case <-l.dead:
-				return nil
-			case <-pace.C:
-			}
 		}
 	}
 }
