@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	// preAuthBytes is how much a peer may send before it is authenticated: the
-	// TLS handshake (a ClientHello with a post-quantum key share is below
-	// 2 KiB) and 4 KiB of authentication.
-	preAuthBytes = 12 << 10
+	// preAuthBytes is how much a peer may send before it is authenticated. The
+	// client of this package needs about 2 KiB, most of it for the post-quantum
+	// key share in the ClientHello.
+	preAuthBytes = 4 << 10
 	// keepAliveIdle and the system's count and interval notice a peer that is
 	// gone while nothing is sent.
 	keepAliveIdle = 15 * time.Second
