@@ -34,7 +34,7 @@ type pbxBinding struct {
 // what it can do is to say which of its own phone's Contacts a request to this
 // port means.
 func (p *pbxPhone) restore(state []byte) {
-	var kept []*pbxBinding
+	var kept []pbxBinding // values, since the client may have put a null there
 	if len(state) == 0 {
 		return
 	}
@@ -42,7 +42,8 @@ func (p *pbxPhone) restore(state []byte) {
 		p.count("sip.dropped.bad_state")
 		return
 	}
-	for _, b := range kept {
+	for i := range kept {
+		b := &kept[i]
 		_, ok := sipmsg.ParseURI([]byte(b.URI))
 		life := time.Until(b.Expires)
 		if !ok || len(b.URI) > maxURILength || strings.ContainsAny(b.URI, "\r\n<>\" ") || life <= 0 || len(p.bindings) >= maxBindings {
@@ -228,8 +229,13 @@ func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
 func (p *pbxPhone) rewriteContacts(m *sipmsg.Message) {
 	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
+		if a.Star {
+			continue
+		}
 		u, ok := sipmsg.ParseURI(a.URI)
-		if a.Star || !ok {
+		if !ok {
+			// The PBX may read it another way, and go there.
+			m.RemoveValue(sipmsg.Contact, a.Value)
 			continue
 		}
 		uri := append([]byte("sip:"), u.User...)

@@ -12,7 +12,6 @@ import (
 // editRequestUp makes the edits that the office half makes to every request of
 // a phone: see the table in ARCHITECTURE.md.
 func (p *lanPhone) editRequestUp(f *flow, m *sipmsg.Message) {
-	m.SetViaReceived(f.remote.Addr(), f.remote.Port())
 	if p.addressedToUs(f, m.RequestURI()) {
 		if uri := p.inDomain(m.RequestURI()); uri != nil {
 			m.SetRequestURI(uri)
@@ -85,13 +84,9 @@ func (p *lanPhone) stripOwnRoutes(f *flow, m *sipmsg.Message) {
 
 // removeOwnRecordRoute hides us from the PBX, which could not send to a LAN
 // address.
-func (p *lanPhone) removeOwnRecordRoute(m *sipmsg.Message) {
-	if p.flow == nil {
-		return
-	}
-	it := m.Values(sipmsg.RecordRoute)
-	for it.Next() {
-		if a := it.Addr(); p.addressedToUs(p.flow, a.URI) {
+func (p *lanPhone) removeOwnRecordRoute(f *flow, m *sipmsg.Message) {
+	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
+		if a := it.Addr(); p.addressedToUs(f, a.URI) {
 			m.RemoveValue(sipmsg.RecordRoute, a.Value)
 		}
 	}
@@ -100,10 +95,6 @@ func (p *lanPhone) removeOwnRecordRoute(m *sipmsg.Message) {
 // rewriteSDP points the m-lines of p.sdp, which is m's, to the side of our
 // media ports that where selects.
 func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) netip.AddrPort) {
-	start, end, ok := sdpSpan(m)
-	if !ok {
-		return
-	}
 	body := p.sdp.Rewrite(nil, func(i int, _ sdp.Media) (sdp.Target, bool) {
 		if i >= len(l.lines) || l.lines[i].port == nil {
 			return sdp.Target{}, false
@@ -111,11 +102,11 @@ func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) n
 		at := where(l.lines[i].port)
 		return sdp.Target{RTP: at, RTCP: netip.AddrPortFrom(at.Addr(), at.Port()+1)}, true
 	})
-	m.SetBody(start, end, body)
+	m.SetBody(p.sdp.start, p.sdp.end, body)
 }
 
-// registered notes what the 2xx m to a REGISTER on f granted.
-func (p *lanPhone) registered(f *flow, m *sipmsg.Message) {
+// registered notes what the 2xx m to the REGISTER of s on f granted.
+func (p *lanPhone) registered(s *serverTx, f *flow, m *sipmsg.Message) {
 	aor := string(m.ToURI())
 	granted := make(map[string]time.Duration)
 	it := m.Values(sipmsg.Contact)
@@ -124,9 +115,8 @@ func (p *lanPhone) registered(f *flow, m *sipmsg.Message) {
 			granted[string(a.URI)] = grantedExpiry(m, a)
 		}
 	}
-	s := p.edge.servers[requestKey(m)]
 	var req sipmsg.Message
-	if s == nil || req.Parse(s.request) != nil {
+	if req.Parse(s.request) != nil {
 		return
 	}
 	agent := headerText(&req, sipmsg.UserAgent)

@@ -17,11 +17,12 @@ import (
 )
 
 const (
-	maxPhones  = 1024
-	phoneInbox = 64               // messages of one phone that wait for it to be served
-	phoneIdle  = 10 * time.Minute // a phone without binding, dialog and message is forgotten
-	openWait   = 5 * time.Second  // for the tunnel to open a phone
-	allocWait  = 2 * time.Second  // for the tunnel to allocate a relay
+	maxPhones        = 1024
+	maxFlowsPerPhone = 16               // the oldest is forgotten: a phone may come from ever new addresses
+	phoneInbox       = 64               // messages of one phone that wait for it to be served
+	phoneIdle        = 10 * time.Minute // a phone without binding, dialog and message is forgotten
+	openWait         = 5 * time.Second  // for the tunnel to open a phone
+	allocWait        = 2 * time.Second  // for the tunnel to allocate a relay
 )
 
 // Tunnel is what LANSide needs of the tunnel client.
@@ -68,6 +69,7 @@ type LANSide struct {
 	onLink   []netip.Prefix
 	done     chan struct{}
 	wg       sync.WaitGroup
+	budget   budget
 
 	mu      sync.Mutex
 	closed  bool
@@ -220,6 +222,13 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 	if f.udp != nil {
 		s.flows[flowKey{f.udp, f.remote}] = f
 	}
+	q.flows = append(q.flows, f)
+	if len(q.flows) > maxFlowsPerPhone {
+		if s.byFlow[q.flows[0]] == q {
+			s.unlink(q.flows[0])
+		}
+		q.flows = slices.Delete(q.flows, 0, 1)
+	}
 	return q
 }
 
@@ -252,8 +261,16 @@ func truncateKey(k string) string { return k[:min(len(k), 255)] }
 func (s *LANSide) forget(f *flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p := s.byFlow[f]; p != nil {
+		p.flows = slices.DeleteFunc(p.flows, func(g *flow) bool { return g == f })
+	}
+	s.unlink(f)
+}
+
+// unlink is called with mu held.
+func (s *LANSide) unlink(f *flow) {
 	delete(s.byFlow, f)
-	if f.udp != nil {
+	if f.udp != nil && s.flows[flowKey{f.udp, f.remote}] == f {
 		delete(s.flows, flowKey{f.udp, f.remote})
 	}
 }
@@ -263,12 +280,9 @@ func (s *LANSide) remove(p *lanPhone) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.phones, p.key)
-	for f, q := range s.byFlow {
-		if q == p {
-			delete(s.byFlow, f)
-			if f.udp != nil {
-				delete(s.flows, flowKey{f.udp, f.remote})
-			}
+	for _, f := range p.flows {
+		if s.byFlow[f] == p {
+			s.unlink(f)
 		}
 	}
 }

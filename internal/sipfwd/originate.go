@@ -106,42 +106,84 @@ func printRequest(req *sip.Request, uri string) []byte {
 	return []byte(b.String())
 }
 
-// bye ends a dialog in the name of one of its parties, RFC 3261 section 15.1.1:
+// dialogRequest is a request within a dialog, in the name of one of its parties:
 // the tunnel is gone for good and the other party would never hear of it.
-type bye struct {
-	from, to  string // From and To values, with tags
-	callID    string
-	cseq      uint32
-	target    string   // the remote target
-	routes    []string // the route set, first hop first
-	viaSentBy string   // "SIP/2.0/UDP host:port"
-	branch    string
-	reason    string // Reason header, RFC 3326
+type dialogRequest struct {
+	method   string // BYE, or the ACK of a 2xx that comes too late
+	from, to string // From and To values, with tags
+	callID   string
+	cseq     uint32
+	target   string   // the remote target
+	routes   []string // the route set, first hop first
+	via      string   // "SIP/2.0/UDP host:port;branch=..."
+	reason   string   // Reason header, RFC 3326
 }
 
-func (b bye) message() []byte {
-	req := sip.NewRequest(sip.BYE, sip.Uri{})
-	req.AppendHeader(sip.NewHeader("Via", b.viaSentBy+";branch="+b.branch))
+func (r dialogRequest) message() []byte {
+	req := sip.NewRequest(sip.RequestMethod(r.method), sip.Uri{})
+	req.AppendHeader(sip.NewHeader("Via", r.via))
 	req.AppendHeader(sip.NewHeader("Max-Forwards", "70"))
-	req.AppendHeader(sip.NewHeader("From", b.from))
-	req.AppendHeader(sip.NewHeader("To", b.to))
-	req.AppendHeader(sip.NewHeader("Call-ID", b.callID))
-	req.AppendHeader(sip.NewHeader("CSeq", strconv.FormatUint(uint64(b.cseq), 10)+" BYE"))
-	for _, r := range b.routes {
-		req.AppendHeader(sip.NewHeader("Route", r))
+	req.AppendHeader(sip.NewHeader("From", r.from))
+	req.AppendHeader(sip.NewHeader("To", r.to))
+	req.AppendHeader(sip.NewHeader("Call-ID", r.callID))
+	req.AppendHeader(sip.NewHeader("CSeq", strconv.FormatUint(uint64(r.cseq), 10)+" "+r.method))
+	for _, route := range r.routes {
+		req.AppendHeader(sip.NewHeader("Route", route))
 	}
-	if b.reason != "" {
-		req.AppendHeader(sip.NewHeader("Reason", b.reason))
+	if r.reason != "" {
+		req.AppendHeader(sip.NewHeader("Reason", r.reason))
 	}
-	return printRequest(req, b.target)
+	return printRequest(req, r.target)
+}
+
+// sendBye ends l toward the SIP peer of this half, in the name of sender. A peer
+// of whom too little is known is left to its own timers.
+func (e *edge) sendBye(l *leg, sender direction, viaSentBy, reason string, to hop) {
+	if l.peerTarget == nil || l.from == "" {
+		return
+	}
+	branch := newBranch()
+	r := dialogRequest{
+		method: "BYE", from: l.from, to: l.to, callID: l.key.callID, cseq: l.seq[boolIndex(sender)] + 1,
+		target: string(l.peerTarget), routes: l.routes, via: viaSentBy + ";branch=" + branch, reason: reason,
+	}
+	if sender != l.key.initiator {
+		r.from, r.to = r.to, r.from
+	}
+	e.newClient(branch, "BYE", txKey{}, r.message(), to)
+}
+
+// endLateCall answers a 2xx that came when nobody waits for it any more: the
+// callee believes in a call until it is told (RFC 3261 section 13.2.2.4, 15).
+// routes is the route set toward it.
+func (e *edge) endLateCall(c *clientTx, ok *sipmsg.Message, viaSentBy string, routes []string) {
+	target := contactURI(ok)
+	if target == nil {
+		return
+	}
+	seq, _ := ok.CSeq()
+	r := dialogRequest{
+		method: "ACK", from: headerText(ok, sipmsg.From), to: headerText(ok, sipmsg.To), callID: string(ok.CallID()), cseq: seq,
+		target: string(target), routes: routes, via: viaSentBy + ";branch=" + newBranch(),
+	}
+	c.peer.send(r.message())
+	branch := newBranch()
+	r.method, r.cseq, r.via, r.reason = "BYE", seq+1, viaSentBy+";branch="+branch, `SIP;cause=503;text="Tunnel lost"`
+	e.newClient(branch, "BYE", txKey{}, r.message(), c.peer)
+}
+
+// orphaned says that a 2xx to c comes too late: its call has been given up.
+func (c *clientTx) orphaned(ok *sipmsg.Message) bool {
+	return c.invite && ok.StatusCode()/100 == 2 && c.leg != nil && c.leg.ended && c.leg.info.Answered.IsZero()
 }
 
 // recordRoutes are the Record-Route values of m in their order, or reversed.
 func recordRoutes(m *sipmsg.Message, reversed bool) []string {
 	var routes []string
-	it := m.Values(sipmsg.RecordRoute)
-	for it.Next() {
-		routes = append(routes, string(m.Text(it.Addr().Value)))
+	length := 0
+	for it := m.Values(sipmsg.RecordRoute); it.Next() && length <= maxLegHeaders; {
+		length += len(it.Bytes())
+		routes = append(routes, string(it.Bytes()))
 	}
 	if reversed {
 		slices.Reverse(routes)

@@ -40,6 +40,7 @@ type PBXSideConfig struct {
 type PBXSide struct {
 	cfg      PBXSideConfig
 	counters *counter.Set
+	budget   budget
 
 	mu     sync.Mutex
 	closed bool

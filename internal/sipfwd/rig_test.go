@@ -166,6 +166,7 @@ func (c *fakePhoneConn) Close() error {
 
 // fakeMedia hands out media ports whose addresses can be told apart.
 type fakeMedia struct {
+	fail   atomic.Bool
 	mu     sync.Mutex
 	n      int
 	ports  []*fakePort
@@ -188,6 +189,9 @@ type fakeRelay struct {
 func (f *fakeMedia) allocate(context.Context) (MediaPort, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.fail.Load() {
+		return nil, errors.New("no port is left")
+	}
 	f.n++
 	p := &fakePort{
 		lan: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.10"), uint16(40000+2*f.n)),
@@ -393,8 +397,8 @@ func (r *received) header(name string) string {
 	return string(v)
 }
 
-// answer builds a response with the headers given; the last one may be a body
-// that begins with "v=0".
+// answer builds a response with the headers given; the last one may be a body:
+// SDP, which begins with "v=0", or anything behind "body:".
 func answer(m received, status string, headers ...string) string {
 	var b strings.Builder
 	b.WriteString("SIP/2.0 " + status + "\r\n")
@@ -420,6 +424,10 @@ func finish(b *strings.Builder, headers []string) {
 		if strings.HasPrefix(h, "v=0") {
 			body = h
 			b.WriteString("Content-Type: application/sdp\r\n")
+			continue
+		}
+		if strings.HasPrefix(h, "body:") {
+			body = h[len("body:"):]
 			continue
 		}
 		b.WriteString(h + "\r\n")

@@ -1,12 +1,10 @@
 package sipfwd
 
 import (
-	"bytes"
 	"strconv"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
-	"github.com/siptunnel/siptunnel/internal/sdp"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
@@ -41,10 +39,10 @@ func recordsRoute(m *sipmsg.Message) bool {
 	return createsDialog(m) || string(m.Method()) == "NOTIFY"
 }
 
-// initial says whether the request of s could create a dialog.
-func (s *serverTx) initial() bool {
-	var m sipmsg.Message
-	return s.leg != nil && m.Parse(s.request) == nil && createsDialog(&m)
+// answerTo is the response that tells why the request m is refused. m has no
+// edits but those of its Via.
+func answerTo(m *sipmsg.Message, no *refusal) []byte {
+	return ownResponse(m.AppendTo(nil), no.status, no.reason, randomHex(), no.headers...)
 }
 
 // stripOutbound removes what would let one side address the other around the
@@ -74,6 +72,15 @@ func cancelFor(c *clientTx, m *sipmsg.Message) []byte {
 		m.EnsureContentLength()
 	}
 	return m.AppendTo(nil)
+}
+
+// answerCancel is the response to the CANCEL m, which means the transaction s,
+// nil when there is none. m has no edits but those of its Via.
+func answerCancel(m *sipmsg.Message, s *serverTx) []byte {
+	if s == nil {
+		return answerTo(m, noSuchInvite)
+	}
+	return ownResponse(m.AppendTo(nil), 200, "OK", randomHex())
 }
 
 // answerTimeout sends into the tunnel the answer that the SIP peer of c owes,
@@ -109,27 +116,4 @@ func grantedExpiry(m *sipmsg.Message, a sipmsg.Addr) time.Duration {
 func userOf(uri []byte) string {
 	u, _ := sipmsg.ParseURI(uri)
 	return string(u.User)
-}
-
-// findSDP parses the SDP in m's body into d. ok says that there is one; err that
-// it cannot be read.
-func findSDP(m *sipmsg.Message, d *sdp.Description) (start, end int, ok bool, err error) {
-	start, end, ok = sdpSpan(m)
-	if !ok {
-		return 0, 0, false, nil
-	}
-	return start, end, true, d.Parse(m.Body()[start:end])
-}
-
-// sdpSpan is where SDP stands in m's body. What is encoded (Content-Encoding)
-// cannot be read and passes.
-func sdpSpan(m *sipmsg.Message) (start, end int, ok bool) {
-	if v, has := m.HeaderValue(sipmsg.ContentEncoding); has && !bytes.EqualFold(v, []byte("identity")) {
-		return 0, 0, false
-	}
-	body := m.Body()
-	if len(body) == 0 {
-		return 0, 0, false
-	}
-	return sdp.Find(m.ContentType(), body)
 }

@@ -91,9 +91,11 @@ type serverTx struct {
 	callID  string
 	cseq    uint32
 	peer    hop
-	request []byte // as received: what responses of our own are made from
+	cost    int    // of the budget
+	request []byte // as received, with received and rport: what responses of our own are made from
 	leg     *leg   // nil outside dialogs
-	offer   bool   // the request carried SDP
+	creates bool   // the request may create a dialog
+	offer   bool   // the request carried SDP that is no answer
 	cancel  bool   // a CANCEL has been forwarded
 
 	status   int    // of the last response sent, 0 = none
@@ -129,13 +131,14 @@ type edge struct {
 	servers  map[txKey]*serverTx
 	clients  map[txKey]*clientTx
 	counters *counter.Set
+	budget   *budget
 	// timedOut tells that c ended without a final response.
 	timedOut func(c *clientTx)
 }
 
-func newEdge(mu *sync.Mutex, counters *counter.Set, timedOut func(*clientTx)) *edge {
+func newEdge(mu *sync.Mutex, counters *counter.Set, b *budget, timedOut func(*clientTx)) *edge {
 	return &edge{
-		mu: mu, counters: counters, timedOut: timedOut,
+		mu: mu, counters: counters, budget: b, timedOut: timedOut,
 		servers: make(map[txKey]*serverTx), clients: make(map[txKey]*clientTx),
 	}
 }
@@ -185,17 +188,20 @@ func (e *edge) retransmission(m *sipmsg.Message) bool {
 	return true
 }
 
-// newServer starts the server transaction of m; nil when there are too many.
+// newServer starts the server transaction of m, to which the Via parameters
+// received and rport have been added; nil when there are too many, which peer is
+// told.
 func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
-	if len(e.servers) >= maxTxPerPhone {
-		e.counters.Counter("sip.refused.too_many_transactions").Inc()
+	if len(e.servers) >= maxTxPerPhone || !e.budget.take(txCost(m.Bytes())) {
+		e.counters.Counter(noRoomLeft.counter).Inc()
+		peer.send(answerTo(m, noRoomLeft))
 		return nil
 	}
 	seq, _ := m.CSeq()
 	s := &serverTx{
-		key: requestKey(m), invite: string(m.Method()) == "INVITE",
-		callID: string(m.CallID()), cseq: seq,
-		peer: peer, request: bytes.Clone(m.Bytes()),
+		key: requestKey(m), invite: string(m.Method()) == "INVITE", creates: createsDialog(m),
+		callID: string(m.CallID()), cseq: seq, peer: peer, cost: txCost(m.Bytes()),
+		request: m.AppendTo(make([]byte, 0, len(m.Bytes())+64)),
 	}
 	e.servers[s.key] = s
 	if s.invite {
@@ -219,7 +225,10 @@ func (e *edge) sendTrying(s *serverTx) {
 func (e *edge) dropServer(s *serverTx) {
 	s.resend.stop()
 	s.end.stop()
-	delete(e.servers, s.key)
+	if e.servers[s.key] == s {
+		delete(e.servers, s.key)
+		e.budget.give(s.cost)
+	}
 }
 
 // respond sends a response to the request of s. msg must not be changed
@@ -277,6 +286,9 @@ func (e *edge) refuse(s *serverTx, status int, reason string, headers ...string)
 	e.respond(s, status, ownResponse(s.request, status, reason, randomHex(), headers...))
 }
 
+// refuseFor does so for a reason that has been counted.
+func (e *edge) refuseFor(s *serverTx, no *refusal) { e.refuse(s, no.status, no.reason, no.headers...) }
+
 // ack handles an ACK from the peer. It reports true when the ACK ends here,
 // because it acknowledges a response other than 2xx; else it is to be
 // forwarded, RFC 3261 section 13.2.2.4.
@@ -298,11 +310,11 @@ func (e *edge) ack(m *sipmsg.Message) bool {
 // --- client transactions ---------------------------------------------------
 
 // newClient sends request, which carries branch on top, and starts its client
-// transaction; nil when there are too many. The request must not be changed
-// afterwards.
+// transaction; nil when there are too many, or no request. The request must not
+// be changed afterwards.
 func (e *edge) newClient(branch, method string, up txKey, request []byte, peer hop) *clientTx {
-	if len(e.clients) >= maxTxPerPhone {
-		e.counters.Counter("sip.refused.too_many_transactions").Inc()
+	if len(request) == 0 || len(e.clients) >= maxTxPerPhone || !e.budget.take(txCost(request)) {
+		e.counters.Counter(noRoomLeft.counter).Inc()
 		return nil
 	}
 	c := &clientTx{
@@ -342,7 +354,10 @@ func (e *edge) expireClient(c *clientTx) {
 func (e *edge) dropClient(c *clientTx) {
 	c.resend.stop()
 	c.end.stop()
-	delete(e.clients, c.key)
+	if e.clients[c.key] == c {
+		delete(e.clients, c.key)
+		e.budget.give(txCost(c.request))
+	}
 }
 
 // findClient is the client transaction that the response m belongs to.
@@ -363,8 +378,12 @@ func (e *edge) findUp(up txKey) *clientTx {
 }
 
 // response handles the response m of the peer to c and reports whether it is
-// to be forwarded into the tunnel.
+// to be forwarded into the tunnel: not when the request was our own.
 func (e *edge) response(c *clientTx, m *sipmsg.Message) bool {
+	return e.advance(c, m) && c.up != (txKey{})
+}
+
+func (e *edge) advance(c *clientTx, m *sipmsg.Message) bool {
 	status := m.StatusCode()
 	if c.key.method == "CANCEL" {
 		if status >= 200 {

@@ -44,7 +44,7 @@ type edgeTest struct {
 
 func newEdgeTest(stream bool) *edgeTest {
 	e := &edgeTest{sink: &sink{start: time.Now(), stream: stream}}
-	e.edge = newEdge(&e.mu, new(counter.Set), func(c *clientTx) { e.timeouts = append(e.timeouts, c.key.method) })
+	e.edge = newEdge(&e.mu, new(counter.Set), new(budget), func(c *clientTx) { e.timeouts = append(e.timeouts, c.key.method) })
 	return e
 }
 

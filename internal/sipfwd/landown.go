@@ -1,0 +1,193 @@
+package sipfwd
+
+import (
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// What the tunnel brings for the phones of the office.
+
+func (p *lanPhone) fromTunnel(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.lastUsed = time.Now()
+	m := &p.msg
+	if err := m.Parse(b); err != nil {
+		p.side.counters.Counter("sip.dropped.unparsable_from_tunnel").Inc()
+		return
+	}
+	if !m.IsRequest() {
+		p.responseFromTunnel(m)
+		return
+	}
+	switch string(m.Method()) {
+	case "ACK":
+		p.ackFromTunnel(m)
+	case "CANCEL":
+		p.cancelFromTunnel(m)
+	default:
+		p.requestFromTunnel(m)
+	}
+}
+
+func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
+	l, has, no := p.legs.admit(m, down, &p.sdp)
+	if no != nil {
+		p.toTunnel(answerTo(m, no))
+		return
+	}
+	refuse := func(status int, reason string) {
+		p.toTunnel(responseTo(m, status, reason, randomHex()))
+		p.legs.abandon(l, m, reason)
+	}
+	f := p.route(l, m)
+	if f == nil {
+		p.side.counters.Counter("sip.refused.flow_gone").Inc()
+		refuse(480, "Phone Not Connected")
+		return
+	}
+	if n, ok := m.MaxForwards(); ok {
+		if n == 0 {
+			refuse(483, "Too Many Hops")
+			return
+		}
+		m.SetMaxForwards(n - 1)
+	}
+	offer := false
+	if l != nil {
+		l.flow = f
+		if has {
+			if !p.ensurePorts(l) {
+				refuse(488, noMediaPort.reason)
+				return
+			}
+			answer := string(m.Method()) == "PRACK" && l.delayed
+			offer = !answer
+			p.sdpDown(l, m, answer)
+		}
+	}
+	if recordsRoute(m) {
+		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute())
+	}
+	branch := newBranch()
+	m.PushVia([]byte(f.via() + ";branch=" + branch))
+	if f.reliable() {
+		m.EnsureContentLength()
+	}
+	c := p.edge.newClient(branch, string(m.Method()), requestKey(m), appendEdited(nil, m, p.side.counters), f)
+	if c == nil {
+		refuse(503, noRoomLeft.reason)
+		return
+	}
+	c.leg, c.offer = l, offer
+}
+
+// sdpDown writes our LAN ports into m, which comes from the PBX.
+func (p *lanPhone) sdpDown(l *leg, m *sipmsg.Message, answer bool) {
+	l.noteHold(&p.sdp.Description, down)
+	if answer {
+		l.delayed = false
+		l.answered()
+	}
+	p.rewriteSDP(l, m, MediaPort.LAN)
+}
+
+// route chooses the flow for a request to the phone: its dialog's, that of the
+// binding that the Request-URI names, else where the phone was heard last.
+// Never where a Contact points.
+func (p *lanPhone) route(l *leg, m *sipmsg.Message) *flow {
+	if l != nil && l.flow != nil && !l.flow.gone.Load() {
+		return l.flow
+	}
+	if b := p.bindings[string(m.RequestURI())]; b != nil && !b.flow.gone.Load() {
+		return b.flow
+	}
+	if p.flow != nil && !p.flow.gone.Load() {
+		return p.flow
+	}
+	return nil
+}
+
+func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
+	l, has, no := p.legs.admit(m, down, &p.sdp)
+	if no != nil {
+		return
+	}
+	f := p.route(l, m)
+	if f == nil {
+		p.side.counters.Counter("sip.dropped.flow_gone").Inc()
+		return
+	}
+	if has && p.ensurePorts(l) {
+		p.sdpDown(l, m, true)
+	}
+	if n, ok := m.MaxForwards(); ok && n > 0 {
+		m.SetMaxForwards(n - 1)
+	}
+	m.PushVia([]byte(f.via() + ";branch=" + newBranch()))
+	if f.reliable() {
+		m.EnsureContentLength()
+	}
+	f.send(appendEdited(nil, m, p.side.counters))
+}
+
+func (p *lanPhone) cancelFromTunnel(m *sipmsg.Message) {
+	c := p.edge.findUp(methodKey(m, "INVITE"))
+	if c == nil {
+		p.side.counters.Counter("sip.dropped.stray_cancel").Inc()
+		return
+	}
+	p.edge.cancelClient(c, cancelFor(c, m))
+}
+
+func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
+	s := p.edge.servers[requestKey(m)]
+	if s == nil {
+		p.strayResponse(m)
+		return
+	}
+	status := m.StatusCode()
+	if l := s.leg; l != nil && !l.ended {
+		p.legs.response(l, m, up)
+		p.responseSDPDown(s, l, m, status)
+	}
+	f := s.peer.(*flow)
+	if status/100 == 2 && s.key.method == "REGISTER" {
+		p.registered(s, f, m)
+	}
+	if status > 100 && status < 300 && m.ToTag() != nil && s.creates {
+		m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute())
+	}
+	stripOutbound(m)
+	if f.reliable() {
+		m.EnsureContentLength()
+	}
+	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
+}
+
+func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, status int) {
+	if status >= 300 {
+		if s.offer {
+			l.rejected()
+		}
+		return
+	}
+	if has, no := p.sdp.find(m); no == nil && has && p.ensurePorts(l) {
+		p.sdpDown(l, m, s.offer)
+		l.delayed = l.delayed || !s.offer
+	}
+}
+
+// strayResponse forwards a 2xx to an INVITE whose transaction is over: the call
+// exists and only the phone can end it. All else is dropped.
+func (p *lanPhone) strayResponse(m *sipmsg.Message) {
+	if m.StatusCode()/100 != 2 || string(m.Method()) != "INVITE" || p.flow == nil || p.flow.gone.Load() {
+		p.side.counters.Counter("sip.dropped.stray_response").Inc()
+		return
+	}
+	p.flow.send(appendEdited(nil, m, p.side.counters))
+}

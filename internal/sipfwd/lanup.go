@@ -1,0 +1,189 @@
+package sipfwd
+
+import (
+	"context"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// What the phones of the office send.
+
+func (p *lanPhone) fromPhone(f *flow, b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.lastUsed = time.Now()
+	m := &p.msg
+	if err := m.Parse(b); err != nil {
+		p.side.malformed(f, m, err)
+		return
+	}
+	if !m.IsRequest() {
+		p.responseFromPhone(m)
+		return
+	}
+	p.flow = f
+	m.SetViaReceived(f.remote.Addr(), f.remote.Port())
+	switch string(m.Method()) {
+	case "ACK":
+		p.ackFromPhone(f, m)
+	case "CANCEL":
+		p.cancelFromPhone(f, m)
+	default:
+		if !p.edge.retransmission(m) {
+			p.requestFromPhone(f, m)
+		}
+	}
+}
+
+func (p *lanPhone) requestFromPhone(f *flow, m *sipmsg.Message) {
+	s := p.edge.newServer(m, f)
+	if s == nil {
+		return
+	}
+	method := string(m.Method())
+	if method == "OPTIONS" && p.addressedToUs(f, m.RequestURI()) && userOf(m.RequestURI()) == "" {
+		p.edge.refuse(s, 200, "OK", "Accept", "application/sdp", "Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
+		return
+	}
+	// A hang-up is kept for the moment when the connection is back: the PBX
+	// would never hear of it otherwise. All else is told at once, so that the
+	// phone can turn to its second server.
+	if (!p.side.cfg.Tunnel.Up() && !(method == "BYE" && p.conn != nil)) || !p.open() {
+		p.side.counters.Counter("sip.refused.tunnel_down").Inc()
+		p.edge.refuse(s, 503, "Tunnel Down", "Retry-After", "10")
+		return
+	}
+	if no := p.trackRequest(s, f, m); no != nil {
+		p.edge.refuseFor(s, no)
+		return
+	}
+	p.editRequestUp(f, m)
+	if !p.forward() {
+		p.legs.abandon(s.leg, m, "too complex")
+		p.edge.refuse(s, 513, "Message Too Large")
+	}
+}
+
+// trackRequest notes the leg of s and puts our relays into its SDP.
+func (p *lanPhone) trackRequest(s *serverTx, f *flow, m *sipmsg.Message) *refusal {
+	l, has, no := p.legs.admit(m, up, &p.sdp)
+	if l == nil {
+		return no
+	}
+	s.leg, l.flow = l, f
+	l.notePeer(m)
+	if !has {
+		return nil
+	}
+	answer := string(m.Method()) == "PRACK" && l.delayed
+	s.offer = !answer
+	if !p.ensurePorts(l) {
+		p.legs.abandon(l, m, noMediaPort.reason)
+		return noMediaPort
+	}
+	p.sdpUp(l, m, answer)
+	return nil
+}
+
+// sdpUp notes the phone's addresses and writes the relays' into m. p.sdp holds
+// m's SDP.
+func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
+	if answer {
+		l.delayed = false
+	}
+	l.peerSDP(&p.sdp.Description, up, answer)
+	p.rewriteSDP(l, m, MediaPort.PBX)
+}
+
+// ensurePorts allocates a media port for every m-line of p.sdp that has none.
+func (p *lanPhone) ensurePorts(l *leg) bool {
+	for i, m := range p.sdp.Media() {
+		if m.Port == 0 {
+			continue
+		}
+		if i >= maxMediaLines {
+			return false
+		}
+		line := l.line(i)
+		if line.port != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), allocWait)
+		port, err := p.side.cfg.Allocate(ctx)
+		cancel()
+		if err != nil {
+			p.side.counters.Counter(noMediaPort.counter).Inc()
+			return false
+		}
+		line.port = port
+		line.connect(l)
+	}
+	return true
+}
+
+// ackFromPhone forwards the ACK of a 2xx; the others end here.
+func (p *lanPhone) ackFromPhone(f *flow, m *sipmsg.Message) {
+	if p.edge.ack(m) || p.conn == nil {
+		return
+	}
+	l, has, no := p.legs.admit(m, up, &p.sdp)
+	if no != nil {
+		return
+	}
+	if l != nil {
+		l.flow = f
+		if has && p.ensurePorts(l) {
+			p.sdpUp(l, m, true)
+		}
+	}
+	p.editRequestUp(f, m)
+	p.forward()
+}
+
+// cancelFromPhone answers a CANCEL, which is hop by hop, and sends one on.
+func (p *lanPhone) cancelFromPhone(f *flow, m *sipmsg.Message) {
+	s := p.edge.servers[methodKey(m, "INVITE")]
+	f.send(answerCancel(m, s))
+	if s == nil || s.status >= 200 || s.cancel {
+		return
+	}
+	s.cancel = true
+	p.editRequestUp(f, m)
+	p.forward()
+}
+
+func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
+	c := p.edge.findClient(m)
+	if c == nil {
+		p.side.counters.Counter("sip.dropped.stray_response").Inc()
+		return
+	}
+	f := c.peer.(*flow)
+	if !p.edge.response(c, m) {
+		return
+	}
+	if c.orphaned(m) {
+		p.edge.endLateCall(c, m, f.via(), nil)
+		return
+	}
+	if l := c.leg; l != nil && !l.ended {
+		l.notePeer(m)
+		p.legs.response(l, m, down)
+		if has, no := p.sdp.find(m); no == nil && has && m.StatusCode() < 300 && p.ensurePorts(l) {
+			p.sdpUp(l, m, c.offer)
+			l.delayed = l.delayed || !c.offer
+		}
+	}
+	m.PopVia()
+	p.removeOwnRecordRoute(f, m)
+	stripOutbound(m)
+	p.forward()
+}
+
+// timedOut answers the PBX for a phone that does not. Other requests than
+// INVITE get no 408 from a proxy, RFC 4320 section 4.1.
+func (p *lanPhone) timedOut(c *clientTx) { answerTimeout(c, p.toTunnel, p.legs) }

@@ -1,0 +1,178 @@
+package sipfwd
+
+import (
+	"bytes"
+	"net/netip"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// What the PBX sends to a phone's port.
+
+func (p *pbxPhone) fromPBX(from netip.AddrPort, b []byte) {
+	if len(bytes.Trim(b, "\r\n\x00 ")) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := &p.msg
+	if err := m.Parse(b); err != nil {
+		p.count("sip.refused.malformed")
+		if res := badRequest(m, err); res != nil {
+			pbxHop{p.port, from}.send(res)
+		}
+		return
+	}
+	if !m.IsRequest() {
+		p.responseFromPBX(m)
+		return
+	}
+	peer := pbxHop{p.port, replyTo(from, m)}
+	m.SetViaReceived(from.Addr(), from.Port())
+	switch string(m.Method()) {
+	case "ACK":
+		p.ackFromPBX(m)
+	case "CANCEL":
+		p.cancelFromPBX(peer, m)
+	default:
+		if !p.edge.retransmission(m) {
+			p.requestFromPBX(peer, m)
+		}
+	}
+}
+
+// replyTo is where responses to the request m go, RFC 3261 section 18.2.2 and
+// RFC 3581.
+func replyTo(from netip.AddrPort, m *sipmsg.Message) netip.AddrPort {
+	via, _ := m.TopVia()
+	if via.HasRPort {
+		return from
+	}
+	port := via.Port
+	if port == 0 {
+		port = 5060
+	}
+	return netip.AddrPortFrom(from.Addr(), uint16(port))
+}
+
+func (p *pbxPhone) requestFromPBX(peer pbxHop, m *sipmsg.Message) {
+	s := p.edge.newServer(m, peer)
+	if s == nil {
+		return
+	}
+	if p.ended {
+		p.count("sip.refused.session_over")
+		p.edge.refuse(s, 480, "Office Not Connected")
+		return
+	}
+	uri, ok := p.phoneURI(p.legs.find(m, down), m)
+	if !ok {
+		if string(m.Method()) == "OPTIONS" && userOf(m.RequestURI()) == "" {
+			p.edge.refuse(s, 200, "OK", "Accept", "application/sdp")
+			return
+		}
+		p.count("sip.refused.no_such_phone")
+		p.edge.refuse(s, 404, "No Such Phone")
+		return
+	}
+	l, has, no := p.legs.admit(m, down, &p.sdp)
+	if no != nil {
+		p.edge.refuseFor(s, no)
+		return
+	}
+	s.leg = l
+	if l != nil {
+		p.notePeer(l, m)
+		if has {
+			answer := string(m.Method()) == "PRACK" && l.delayed
+			s.offer = !answer
+			p.sdpDown(l, answer)
+		}
+	}
+	m.SetRequestURI(uri)
+	stripOutbound(m)
+	if !p.forward() {
+		p.legs.abandon(l, m, "too complex")
+		p.edge.refuse(s, 513, "Message Too Large")
+	}
+}
+
+func (p *pbxPhone) sdpDown(l *leg, answer bool) {
+	if answer {
+		l.delayed = false
+	}
+	l.peerSDP(&p.sdp.Description, down, answer)
+}
+
+// notePeer keeps what a BYE of our own to the PBX would need.
+func (p *pbxPhone) notePeer(l *leg, m *sipmsg.Message) {
+	l.notePeer(m)
+	if l.isCall && l.routes == nil && (m.IsRequest() || m.StatusCode() >= 200) {
+		l.routes = recordRoutes(m, !m.IsRequest())
+	}
+}
+
+func (p *pbxPhone) ackFromPBX(m *sipmsg.Message) {
+	if p.edge.ack(m) || p.ended {
+		return
+	}
+	l, has, no := p.legs.admit(m, down, &p.sdp)
+	if no != nil {
+		return
+	}
+	uri, ok := p.phoneURI(l, m)
+	if !ok {
+		p.count("sip.dropped.no_such_phone")
+		return
+	}
+	if has {
+		p.sdpDown(l, true)
+	}
+	m.SetRequestURI(uri)
+	p.forward()
+}
+
+func (p *pbxPhone) cancelFromPBX(peer pbxHop, m *sipmsg.Message) {
+	s := p.edge.servers[methodKey(m, "INVITE")]
+	peer.send(answerCancel(m, s))
+	if s == nil || s.status >= 200 || s.cancel {
+		return
+	}
+	s.cancel = true
+	p.forward()
+}
+
+func (p *pbxPhone) responseFromPBX(m *sipmsg.Message) {
+	c := p.edge.findClient(m)
+	if c == nil {
+		p.count("sip.dropped.stray_response")
+		return
+	}
+	if !p.edge.response(c, m) {
+		return
+	}
+	status, l := m.StatusCode(), c.leg
+	if c.orphaned(m) {
+		p.edge.endLateCall(c, m, p.via(), recordRoutes(m, true))
+		return
+	}
+	if p.ended {
+		return
+	}
+	if l != nil && !l.ended {
+		if status < 300 {
+			p.notePeer(l, m)
+		}
+		p.legs.response(l, m, up)
+		if has, no := p.sdp.find(m); no == nil && has && status < 300 {
+			p.sdpDown(l, c.offer)
+			l.delayed = l.delayed || !c.offer
+		}
+	}
+	if c.key.method == "REGISTER" && status >= 200 {
+		p.registered(c, m, status)
+	}
+	m.PopVia()
+	stripOutbound(m)
+	p.forward()
+}

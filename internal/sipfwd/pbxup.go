@@ -1,0 +1,210 @@
+package sipfwd
+
+import (
+	"net/netip"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// What the tunnel brings for the PBX.
+
+func (p *pbxPhone) fromTunnel(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := &p.msg
+	if err := m.Parse(b); err != nil {
+		p.count("sip.refused.malformed")
+		if res := badRequest(m, err); res != nil {
+			p.toTunnel(res)
+		}
+		return
+	}
+	switch {
+	case p.ended:
+		// Another session of the credential has the phone's port.
+		p.count("sip.refused.port_taken_over")
+		if m.IsRequest() && string(m.Method()) != "ACK" {
+			p.side.cfg.Send(p.id, responseTo(m, 503, "Phone Taken Over", randomHex(), "Retry-After", "30"))
+		}
+	case !m.IsRequest():
+		p.responseFromTunnel(m)
+	case string(m.Method()) == "CANCEL":
+		if c := p.edge.findUp(methodKey(m, "INVITE")); c != nil {
+			p.edge.cancelClient(c, cancelFor(c, m))
+		} else {
+			p.count("sip.dropped.stray_cancel")
+		}
+	default:
+		p.requestFromTunnel(m)
+	}
+}
+
+func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
+	method := string(m.Method())
+	refuse := func(no *refusal) {
+		if method != "ACK" {
+			p.toTunnel(responseTo(m, no.status, no.reason, randomHex(), no.headers...))
+		}
+	}
+	n, has := m.MaxForwards()
+	switch {
+	case !has:
+		m.SetMaxForwards(70)
+	case n == 0:
+		p.count(tooManyHops.counter)
+		refuse(tooManyHops)
+		return
+	default:
+		m.SetMaxForwards(n - 1)
+	}
+	l, has, no := p.legs.admit(m, up, &p.sdp)
+	offer := false
+	if no == nil && l != nil {
+		p.noteContact(l, m)
+		if has {
+			answer := method == "ACK" || method == "PRACK" && l.delayed
+			offer, no = !answer, p.relaysNamed(l, answer)
+		}
+	}
+	if no != nil {
+		refuse(no)
+		p.legs.abandon(l, m, no.reason)
+		return
+	}
+	if method == "REGISTER" {
+		p.registering(m)
+	}
+	p.rewriteContacts(m)
+	stripOutbound(m)
+	// A route set through the office would lead the PBX's requests to
+	// addresses that it cannot reach, or that a client chose.
+	m.RemoveAll(sipmsg.RecordRoute)
+	branch := newBranch()
+	m.PushVia([]byte(p.via() + ";branch=" + branch))
+	out := appendEdited(nil, m, p.side.counters)
+	if method == "ACK" {
+		p.pbx().send(out)
+		return
+	}
+	c := p.edge.newClient(branch, method, requestKey(m), out, p.pbx())
+	if c == nil {
+		refuse(noRoomLeft)
+		p.legs.abandon(l, m, noRoomLeft.reason)
+		return
+	}
+	c.leg, c.offer = l, offer
+}
+
+// relaysNamed notes which relays the phone's SDP, in p.sdp, names for the m-lines
+// of l.
+func (p *pbxPhone) relaysNamed(l *leg, answer bool) *refusal {
+	media := p.sdp.Media()
+	relays := make([]Relay, len(media))
+	for i := range media {
+		if media[i].Port == 0 {
+			continue
+		}
+		relay, ok := namedRelay(&media[i], p.side.cfg.Relay)
+		if !ok || i >= maxMediaLines {
+			p.count(foreignMedia.counter)
+			return foreignMedia
+		}
+		relays[i] = relay
+	}
+	l.noteHold(&p.sdp.Description, up)
+	for i, relay := range relays {
+		if relay == nil {
+			continue
+		}
+		if line := l.line(i); line.relay == nil || line.relayAt != media[i].RTPAddr() {
+			if line.relay != nil {
+				line.relay.SetRemote(netip.AddrPort{}, netip.AddrPort{})
+			}
+			line.relay, line.relayAt = relay, media[i].RTPAddr()
+			line.connect(l)
+		}
+	}
+	if answer {
+		l.delayed = false
+		l.answered()
+	}
+	return nil
+}
+
+func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
+	s := p.edge.servers[requestKey(m)]
+	if s == nil {
+		p.count("sip.dropped.stray_response")
+		return
+	}
+	status, l := m.StatusCode(), s.leg
+	if no := p.responseSDPUp(s, l, m, status); no != nil {
+		p.edge.refuseFor(s, no)
+		if l != nil && l.info.Answered.IsZero() {
+			p.legs.finish(l, no.reason)
+		}
+		return
+	}
+	if l != nil {
+		if status < 300 {
+			p.noteContact(l, m)
+		}
+		p.legs.response(l, m, down)
+	}
+	if status/100 != 3 {
+		p.rewriteContacts(m)
+	}
+	p.keepRecordRoutes(s, m)
+	stripOutbound(m)
+	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
+}
+
+func (p *pbxPhone) responseSDPUp(s *serverTx, l *leg, m *sipmsg.Message, status int) *refusal {
+	if status >= 300 {
+		if s.offer && l != nil {
+			l.rejected()
+		}
+		return nil
+	}
+	has, no := p.sdp.find(m)
+	switch {
+	case no != nil:
+		p.count(no.counter)
+		return no
+	case !has:
+		return nil
+	case l == nil || l.ended:
+		p.count(noSuchCall.counter)
+		return noSuchCall
+	}
+	l.delayed = l.delayed || !s.offer
+	return p.relaysNamed(l, s.offer)
+}
+
+// keepRecordRoutes removes from the response m what the PBX did not put into its
+// request: the PBX makes its route set of it (RFC 3261 section 12.1.2).
+func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
+	if _, has := m.Header(sipmsg.RecordRoute); !has {
+		return
+	}
+	var req sipmsg.Message
+	if req.Parse(s.request) != nil {
+		return
+	}
+	own := make(map[string]bool)
+	for it := req.Values(sipmsg.RecordRoute); it.Next(); {
+		own[string(it.Bytes())] = true
+	}
+	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
+		if !own[string(it.Bytes())] {
+			m.RemoveValue(sipmsg.RecordRoute, it.Span())
+		}
+	}
+}
+
+// noteContact keeps where the phone wants the dialog's requests.
+func (p *pbxPhone) noteContact(l *leg, m *sipmsg.Message) {
+	if c := contactURI(m); c != nil {
+		l.contact = c
+	}
+}
