@@ -18,7 +18,8 @@ const (
 	frame     = 20 * time.Millisecond
 	frameSize = 160
 	toneHz    = 440
-	toneTime  = time.Second // has to be heard
+	toneTime  = time.Second     // has to be heard
+	patience  = 3 * time.Second // of audio that is something else
 )
 
 // listen sends a tone and waits until it has come back for a second without a break.
@@ -40,7 +41,7 @@ func listen(ctx context.Context, conn net.PacketConn) error {
 	for {
 		n, _, err := conn.ReadFrom(buffer)
 		if err != nil {
-			return fmt.Errorf("the tone does not come back, but %d packets: %w", packets, err)
+			return fmt.Errorf("the tone does not come back, after %d packets: %w", packets, err)
 		}
 		if packet.Unmarshal(buffer[:n]) != nil || packet.PayloadType != 0 {
 			continue
@@ -49,8 +50,11 @@ func listen(ctx context.Context, conn net.PacketConn) error {
 		if heard++; !isTone(packet.Payload) {
 			heard = 0
 		}
-		if heard == int(toneTime/frame) {
+		switch {
+		case heard == int(toneTime/frame):
 			return nil
+		case packets == int(patience/frame):
+			return fmt.Errorf("the tone does not come back, but %v of something else", patience)
 		}
 	}
 }
