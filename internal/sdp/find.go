@@ -8,11 +8,11 @@ import (
 )
 
 // maxDepth is how many multiparts may lie inside of one another. What lies
-// deeper is not looked for.
+// deeper is not looked into.
 const maxDepth = 4
 
-// Find returns where the first session description in the body of a message is:
-// all of an application/sdp body, or the first such part of a multipart body.
+// Find returns where the first session description in the body of a message is,
+// of those that [All] walks over.
 func Find(contentType, body []byte) (start, end int, ok bool) {
 	for start, end := range All(contentType, body) {
 		return start, end, true
@@ -21,9 +21,13 @@ func Find(contentType, body []byte) (start, end int, ok bool) {
 }
 
 // All walks over all session descriptions in the body of a message, in their
-// order: which of several parts a receiver takes is up to the receiver. A body
-// without a Content-Type that begins as a description does is one; some
-// implementations take it so. A Content-Type in a part is not asked for either.
+// order: all of an application/sdp body, or each such part of a multipart body.
+// Which of several a receiver takes is up to the receiver.
+//
+// Where some receivers may find one and others do not, all of it is given out,
+// for [Description.Parse] to refuse: what has "v=0" in it but no Content-Type, a
+// multipart that names no boundary or has it in a place where it delimits
+// nothing, a part with two types.
 func All(contentType, body []byte) iter.Seq2[int, int] {
 	return func(yield func(start, end int) bool) {
 		walk(contentType, body, 0, len(body), 0, yield)
@@ -35,25 +39,42 @@ func All(contentType, body []byte) iter.Seq2[int, int] {
 func walk(contentType, body []byte, start, end, depth int, yield func(int, int) bool) bool {
 	kind, params := cut(contentType, ';')
 	main, sub := cut(kind, '/')
-	main, sub = bytes.TrimSpace(main), bytes.TrimSpace(sub)
+	main, sub = bytes.TrimSpace(main), token(bytes.TrimSpace(sub))
 	switch {
 	case len(contentType) == 0:
-		if !bytes.HasPrefix(body[start:end], []byte("v=0")) {
-			return true
+		return doubtful(body, start, end, yield)
+	case isWord(main, "multipart"):
+		mark := boundary(params)
+		if len(mark) == 0 || depth == maxDepth {
+			return doubtful(body, start, end, yield)
 		}
-	case isWord(main, "multipart") && depth < maxDepth:
-		return parts(boundary(params), body, start, end, depth, yield)
+		return parts(mark, body, start, end, depth, yield)
 	case !isWord(main, "application") || !isWord(sub, "sdp"):
 		return true
 	}
 	return start == end || yield(start, end)
 }
 
+// doubtful yields body[start:end] when a description may be in it.
+func doubtful(body []byte, start, end int, yield func(int, int) bool) bool {
+	return !bytes.Contains(body[start:end], []byte("v=0")) || yield(start, end)
+}
+
+// token returns the letters and digits that b begins with: some receivers look
+// at no more of a subtype.
+func token(b []byte) []byte {
+	n := 0
+	for n < len(b) && b[n] > ' ' && !bytes.ContainsRune([]byte("()<>@,;:\\\"/[]?="), rune(b[n])) {
+		n++
+	}
+	return b[:n]
+}
+
 // parts yields the descriptions in the parts of a multipart body (RFC 2046
 // section 5.1.1).
 func parts(mark, body []byte, start, end, depth int, yield func(int, int) bool) bool {
-	if len(mark) == 0 {
-		return true
+	if ambiguous(mark, body[start:end]) {
+		return doubtful(body, start, end, yield)
 	}
 	open := -1 // where the current part begins
 	for pos := start; pos < end; {
@@ -69,6 +90,35 @@ func parts(mark, body []byte, start, end, depth int, yield func(int, int) bool) 
 		pos = next
 	}
 	return open < 0 || part(body, open, end, depth, yield)
+}
+
+// ambiguous reports whether the delimiter of a multipart stands where it is not
+// alone on a line, or behind the last one. RFC 2046 rules that out; some
+// receivers see a part there and others do not.
+func ambiguous(mark, b []byte) bool {
+	seen, delimiters := 0, 0
+	for i := 0; ; {
+		n := bytes.Index(b[i:], mark)
+		if n < 0 {
+			break
+		}
+		if i += n; i >= 2 && b[i-1] == '-' && b[i-2] == '-' {
+			seen++
+		}
+		i++
+	}
+	for pos := 0; pos < len(b); {
+		var l line
+		l, pos = nextLine(b, pos)
+		delimiter, last := isDelimiter(l.text(b), mark)
+		if delimiter {
+			delimiters++
+		}
+		if last {
+			break
+		}
+	}
+	return seen != delimiters
 }
 
 // isDelimiter reports whether a line is "--mark", or "--mark--", which is the
@@ -101,15 +151,29 @@ func part(body []byte, start, end, depth int, yield func(int, int) bool) bool {
 			fold, behind := nextLine(body[:end], next)
 			l.end, next = fold.end, behind
 		}
-		pos = next
-		if l.end == l.start {
+		if pos = next; l.end == l.start {
 			return walk(contentType, body, pos, end, depth+1, yield)
 		}
-		if name, value := cut(l.text(body), ':'); isWord(bytes.TrimSpace(name), "content-type") {
+		name, value := cut(l.text(body), ':')
+		typed := isWord(bytes.TrimSpace(name), "content-type")
+		if typed && contentType != nil || hasReturn(body[l.start:next]) {
+			break
+		}
+		if typed {
 			contentType = bytes.TrimSpace(value)
 		}
 	}
-	return true
+	return doubtful(body, start, end, yield)
+}
+
+// hasReturn reports whether a carriage return in b is no part of a line end.
+func hasReturn(b []byte) bool {
+	for i, c := range b {
+		if c == '\r' && (i+1 == len(b) || b[i+1] != '\n') {
+			return true
+		}
+	}
+	return false
 }
 
 // boundary returns the boundary of a multipart body from the parameters of its

@@ -154,7 +154,7 @@ func otherLines(s string) (lines []string) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(text, "a="), ":")
 		switch fold := asciiLower(name); {
 		case strings.HasPrefix(text, "m="), strings.HasPrefix(text, "c="):
-		case strings.HasPrefix(text, "a=") && (name == "rtcp" || strings.HasPrefix(fold, "ice-") ||
+		case strings.HasPrefix(text, "a=") && (fold == "rtcp" || strings.HasPrefix(fold, "ice-") ||
 			slices.Contains([]string{"candidate", "remote-candidates", "end-of-candidates", "altc"}, fold)):
 		default:
 			lines = append(lines, strings.TrimSuffix(text, "\r"))

@@ -8,14 +8,13 @@ type line struct{ start, end, next int }
 func (l line) text(b []byte) []byte { return b[l.start:l.end] }
 
 // nextLine returns the line at b[pos] and the offset behind it. The last line
-// need not have an end.
+// need not have an end, or may have half of one.
 func nextLine(b []byte, pos int) (line, int) {
-	n := bytes.IndexByte(b[pos:], '\n')
-	if n < 0 {
-		return line{pos, len(b), len(b)}, len(b)
+	l := line{pos, len(b), len(b)}
+	if n := bytes.IndexByte(b[pos:], '\n'); n >= 0 {
+		l.end, l.next = pos+n, pos+n+1
 	}
-	l := line{pos, pos + n, pos + n + 1}
-	if n > 0 && b[l.end-1] == '\r' {
+	if l.end > pos && b[l.end-1] == '\r' {
 		l.end--
 	}
 	return l, l.next
@@ -34,7 +33,7 @@ func field(b []byte) (word, rest []byte) {
 	return b[start:i], b[i:]
 }
 
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' }
+func isSpace(c byte) bool { return c == ' ' || c == '\t' }
 
 // cut splits b at the first separator; after is nil when there is none.
 func cut(b []byte, sep byte) (before, after []byte) {

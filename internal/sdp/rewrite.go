@@ -122,7 +122,7 @@ func (w *writer) line(l line) {
 		if w.rewriting() && ofOtherPath(name) {
 			return
 		}
-		if w.media >= 0 && string(name) == "rtcp" && w.rtcpLine(l) {
+		if w.media >= 0 && isWord(name, "rtcp") && w.rtcpLine(l) {
 			return
 		}
 	}
@@ -159,9 +159,14 @@ func (w *writer) settle(kind byte) {
 	}
 }
 
-// newLine ends the line before, which lacks an end when it was the last.
+// newLine ends the line before, which lacks an end, or half of it, when it was
+// the last.
 func (w *writer) newLine() {
-	if n := len(w.dst); n > 0 && w.dst[n-1] != '\n' {
+	switch n := len(w.dst); {
+	case w.dst[n-1] == '\n':
+	case w.dst[n-1] == '\r':
+		w.dst = append(w.dst, '\n')
+	default:
 		w.dst = append(w.dst, w.eol...)
 	}
 }

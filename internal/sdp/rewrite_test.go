@@ -117,3 +117,16 @@ func TestRewrite(t *testing.T) {
 		})
 	}
 }
+
+// TestRewriteCutShort adds lines to a description that lost its last byte to a
+// Content-Length that is one too small, as some phones send it.
+func TestRewriteCutShort(t *testing.T) {
+	var d Description
+	if err := d.Parse([]byte("v=0\r\nm=audio 4000 RTP/AVP 0\r")); err != nil {
+		t.Fatal(err)
+	}
+	got := string(d.Rewrite(nil, toward("198.51.100.1:50000 198.51.100.1:9")))
+	if want := "v=0\r\nm=audio 50000 RTP/AVP 0\r\nc=IN IP4 198.51.100.1\r\na=rtcp:9\r\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

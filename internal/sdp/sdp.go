@@ -126,15 +126,20 @@ type Description struct {
 // until the next Parse.
 func (d *Description) Media() []Media { return d.media }
 
-// Parse reads b, which must not change until the next Parse. It asks for a v=0
-// line first, well-formed m= lines and one c= line at most that is in force for
-// a media; anything else may be there. Lines end in CRLF or LF. The error is a
-// [*ParseError].
+// Parse reads b, which must not change until the next Parse. It asks for one v=
+// line, v=0, in the first place, well-formed m= lines and one c= and one a=rtcp
+// at most that are in force for a media; anything else may be there. Lines end
+// in CRLF or LF. What receivers read in different ways, so that what was checked
+// is not what is done, is refused: zero bytes and carriage returns inside of
+// lines. The error is a [*ParseError].
 func (d *Description) Parse(b []byte) error {
 	*d = Description{buf: b, media: d.media[:0], targets: d.targets[:0]}
 	l, pos := nextLine(b, 0)
-	if string(bytes.TrimRight(l.text(b), " \t\r")) != "v=0" {
+	if string(bytes.TrimRight(l.text(b), " \t")) != "v=0" {
 		return &ParseError{Reason: "no v=0 line", Offset: 0}
+	}
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		return &ParseError{Reason: "zero byte", Offset: i}
 	}
 	for pos < len(b) {
 		l, pos = nextLine(b, pos)
@@ -152,6 +157,9 @@ func (d *Description) Parse(b []byte) error {
 // parseLine reads one line and returns what is wrong with it.
 func (d *Description) parseLine(l line) (reason string) {
 	text := l.text(d.buf)
+	if bytes.IndexByte(text, '\r') >= 0 {
+		return "carriage return inside of a line"
+	}
 	if len(text) < 2 || text[1] != '=' {
 		return ""
 	}
@@ -161,6 +169,8 @@ func (d *Description) parseLine(l line) (reason string) {
 		m = &d.media[n-1]
 	}
 	switch text[0] {
+	case 'v':
+		return "more than one v= line"
 	case 'm':
 		if len(d.media) == MaxMedia {
 			return "too many m= lines"
@@ -200,7 +210,7 @@ func once(host *[]byte, to []byte) (reason string) {
 func (d *Description) parseAttribute(m *Media, value []byte) (reason string) {
 	name, arg := cut(value, ':')
 	for i, s := range directionNames {
-		if string(name) == s {
+		if isWord(name, s) {
 			if m == nil {
 				d.direction = Direction(i)
 			} else {
@@ -214,9 +224,9 @@ func (d *Description) parseAttribute(m *Media, value []byte) (reason string) {
 		d.alternatives = d.alternatives || namesAddress(name)
 	case namesAddress(name):
 		m.Alternatives = true
-	case string(name) == "rtcp-mux":
+	case isWord(name, "rtcp-mux"):
 		m.RTCPMux = true
-	case string(name) == "rtcp":
+	case isWord(name, "rtcp"):
 		return m.parseRTCP(arg)
 	}
 	return ""

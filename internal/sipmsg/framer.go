@@ -218,7 +218,7 @@ func bodyLength(head []byte) (n int, fault *FrameError) {
 	n = -1
 	typed := false
 	for {
-		h, next := scanField(head, pos)
+		h, next, _ := scanField(head, pos)
 		if next < 0 || h.Line.Empty() {
 			break
 		}

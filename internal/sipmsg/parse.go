@@ -205,14 +205,17 @@ func hasLWS(b []byte) bool {
 // the body. ok is false when the body cannot be told.
 func (m *Message) parseFields(pos int) (body int, ok bool) {
 	m.fields = Span{pos, pos}
+	returns := m.eol.Len() - 1 // carriage returns that end a line
 	for {
-		h, next := scanField(m.buf, pos)
+		h, next, n := scanField(m.buf, pos)
+		returns += n
 		if next < 0 {
 			m.fail("no empty line behind the headers", len(m.buf), 400)
 			return 0, false
 		}
 		if h.Line.Empty() {
 			m.fields.End = pos
+			m.checkReturns(m.buf[:next], returns)
 			return next, true
 		}
 		if isLWS(m.buf[pos]) && len(m.headers) == 0 {
@@ -228,6 +231,21 @@ func (m *Message) parseFields(pos int) (body int, ok bool) {
 		}
 		pos = next
 		m.fields.End = pos
+	}
+}
+
+// checkReturns refuses a carriage return that is no part of a line end. Some
+// take it for one, so that what is text here would be a header, or the end of
+// the headers, there.
+func (m *Message) checkReturns(head []byte, ends int) {
+	if bytes.Count(head, []byte{'\r'}) == ends {
+		return
+	}
+	for i, c := range head {
+		if c == '\r' && head[i+1] != '\n' { // a line end is the last of head
+			m.fail("carriage return inside of a line", i, 400)
+			return
+		}
 	}
 }
 
@@ -247,20 +265,23 @@ func (m *Message) index(h Header) {
 }
 
 // scanField reads the header field that begins at b[pos], folds included. next
-// is the offset behind it, or -1 when its end is not there. For the empty line
-// behind the headers, Line is empty.
-func scanField(b []byte, pos int) (h Header, next int) {
+// is the offset behind it, or -1 when its end is not there; returns is how many
+// of its line ends are CRLF. For the empty line behind the headers, Line is
+// empty.
+func scanField(b []byte, pos int) (h Header, next, returns int) {
 	next, ends := lineEnd(b, pos)
 	if next < 0 {
-		return h, -1
+		return h, -1, 0
 	}
+	returns = ends - 1
 	if next-ends == pos {
-		return h, next
+		return h, next, returns
 	}
 	for next < len(b) && (b[next] == ' ' || b[next] == '\t') {
-		if next, _ = lineEnd(b, next); next < 0 {
-			return h, -1
+		if next, ends = lineEnd(b, next); next < 0 {
+			return h, -1, 0
 		}
+		returns += ends - 1
 	}
 	h.Line = Span{pos, next}
 	if n := bytes.IndexByte(b[pos:next], ':'); n >= 0 {
@@ -271,7 +292,7 @@ func scanField(b []byte, pos int) (h Header, next int) {
 		h.Value = trim(b, h.Line)
 		h.Name = Span{h.Value.Start, h.Value.Start}
 	}
-	return h, next
+	return h, next, returns
 }
 
 // parseBody finds the end of the body that begins at m.buf[pos] and cuts off

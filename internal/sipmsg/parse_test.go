@@ -105,6 +105,12 @@ func TestParseErrors(t *testing.T) {
 		{"257 headers", request(strings.Repeat("X: 1\r\n", 252), ""), "too many headers", 400},
 		{"largest", request("", strings.Repeat("x", MaxSize-len(request("", "")))), "", 0},
 		{"too large", request("", strings.Repeat("x", MaxSize+1-len(request("", "")))), "message too large", 513},
+		{"CR in a header", swap("Max", "X: 1\rContact: <sip:a@b>\r\nMax"), "carriage return inside of a line", 400},
+		{"CR before CRLF", swap("70\r\n", "70\r\r\n"), "carriage return inside of a line", 400},
+		{"CR in a fold", swap("70\r\n", "70\r\nX:\r\n \r\n 1\r2\r\n"), "carriage return inside of a line", 400},
+		{"CR in the start line", swap("SIP/2.0\r", "SIP/2.0\r\r"), "carriage return inside of a line", 400},
+		{"CR before LF alone", swap("CSeq: 1 INVITE\r", "CSeq: 1 INVITE"), "", 0},
+		{"CR in the body", swap("ab", "\ra"), "", 0},
 		{"line without a colon", swap("Max", "what is this\r\nMax"), "", 0},
 		{"name without a name", swap("Max", ": x\r\nMax"), "", 0},
 	} {
