@@ -42,6 +42,7 @@ func (d *demo) startDaemon(ctx context.Context) error {
 			"--listen", listen.String(),
 			"--public-address", d.forwarder.addr(),
 			"--pbx", pbx.String(),
+			"--domain", domain,
 			"--media-address", d.place.server.String())
 		if err != nil {
 			return "", err

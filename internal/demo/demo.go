@@ -50,6 +50,10 @@ const (
 	firstHz, secondHz     = 440, 660
 )
 
+// domain is that of the PBX. It resolves nowhere, because phones with an outbound proxy need not
+// resolve it.
+const domain = "pbx.example"
+
 // spareUsers are for real phones, with Keep.
 var spareUsers = []string{"103", "104"}
 
@@ -180,6 +184,7 @@ func (d *demo) startPBX(ctx context.Context) error {
 	return d.step(ctx, "PBX started", func(context.Context) (string, error) {
 		pbx, err := minipbx.Start(context.WithoutCancel(ctx), minipbx.Config{
 			Addr:      netip.AddrPortFrom(d.place.pbx, 0),
+			Domain:    domain,
 			Users:     d.passwords,
 			LoseAudio: d.cfg.Break == PBXAudio,
 		})
