@@ -39,7 +39,8 @@ const (
 // what every later Write returns. Close waits for the goroutine.
 type coalescer struct {
 	net.Conn
-	guard frameGuard // of the reading side, owned by the reader
+	failed func(error) // told why reading or writing ended
+	guard  frameGuard  // of the reading side, owned by the reader
 
 	mu      sync.Mutex
 	changed sync.Cond // on mu: any of the fields below
@@ -51,8 +52,8 @@ type coalescer struct {
 	done chan struct{} // the flusher has ended
 }
 
-func newCoalescer(conn net.Conn) *coalescer {
-	c := &coalescer{Conn: conn, done: make(chan struct{})}
+func newCoalescer(conn net.Conn, failed func(error)) *coalescer {
+	c := &coalescer{Conn: conn, failed: failed, done: make(chan struct{})}
 	c.changed.L = &c.mu
 	go c.flush()
 	return c
@@ -102,6 +103,7 @@ func (c *coalescer) flush() {
 		c.mu.Unlock()
 
 		if _, err := c.Conn.Write(out); err != nil {
+			c.failed(err)
 			c.mu.Lock()
 			c.err = err
 			c.buf = nil
@@ -116,9 +118,12 @@ func (c *coalescer) flush() {
 func (c *coalescer) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		if guardErr := c.guard.pass(b[:n], time.Now); guardErr != nil {
-			return 0, guardErr
+		if flood := c.guard.pass(b[:n], time.Now); flood != nil {
+			n, err = 0, flood
 		}
+	}
+	if err != nil {
+		c.failed(err)
 	}
 	return n, err
 }

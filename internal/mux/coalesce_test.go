@@ -39,7 +39,7 @@ func dataHeader(n byte) []byte { return []byte{0, yamuxData, 0, 0, 0, 0, 0, 1, 0
 func TestCoalescerKeepsFramesWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{writes: make(chan []byte, 16)}
-		c := newCoalescer(r)
+		c := newCoalescer(r, func(error) {})
 		c.Write(dataHeader(12))
 		synctest.Wait()
 		if n := len(r.writes); n != 0 {
@@ -67,7 +67,7 @@ func TestCoalescerKeepsFramesWhole(t *testing.T) {
 func TestCoalescerGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{writes: make(chan []byte, 16), gate: make(chan struct{})}
-		c := newCoalescer(r)
+		c := newCoalescer(r, func(error) {})
 		ping := []byte{0, yamuxPing, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7}
 		c.Write(ping)
 		synctest.Wait() // the flusher is busy with it
@@ -99,7 +99,8 @@ func TestCoalescerGathers(t *testing.T) {
 func TestCoalescerErrorIsSticky(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failure := errors.New("broken wire")
-		c := newCoalescer(&recorder{fail: failure})
+		var told error
+		c := newCoalescer(&recorder{fail: failure}, func(err error) { told = err })
 		c.Write([]byte("x"))
 		synctest.Wait()
 		for range 2 {
@@ -108,6 +109,9 @@ func TestCoalescerErrorIsSticky(t *testing.T) {
 			}
 		}
 		c.Close()
+		if told != failure {
+			t.Errorf("told %v", told)
+		}
 	})
 }
 
@@ -116,14 +120,14 @@ func TestCoalescerErrorIsSticky(t *testing.T) {
 func TestCoalescerCloseWritesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		c := newCoalescer(near)
+		c := newCoalescer(near, func(error) {})
 		c.Write([]byte("the rest"))
 		go c.Close()
 		if got, err := io.ReadAll(far); string(got) != "the rest" || err != nil {
 			t.Errorf("read %q, %v", got, err)
 		}
 		near, _ = net.Pipe()
-		c = newCoalescer(near)
+		c = newCoalescer(near, func(error) {})
 		c.Write([]byte("the rest"))
 		synctest.Wait()
 		start := time.Now()

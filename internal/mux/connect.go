@@ -55,7 +55,7 @@ func (c *Client) connect(s *ClientSession) (_ *connection, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ys, err := startYamux(secure, true)
+	ys, err := startYamux(raw, secure, true)
 	if err != nil {
 		return nil, err
 	}

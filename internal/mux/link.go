@@ -82,7 +82,7 @@ func newLink(conn *rawConn, ys *yamux.Session, control *yamux.Stream, client boo
 }
 
 // startYamux makes the yamux session of an authenticated connection.
-func startYamux(conn net.Conn, client bool) (*yamux.Session, error) {
+func startYamux(raw *rawConn, secure net.Conn, client bool) (*yamux.Session, error) {
 	config := &yamux.Config{
 		AcceptBacklog:          64,
 		EnableKeepAlive:        false, // ends a connection for one late answer; the link has its own
@@ -94,9 +94,9 @@ func startYamux(conn net.Conn, client bool) (*yamux.Session, error) {
 		Logger:                 silent{},
 	}
 	if client {
-		return yamux.Client(newCoalescer(conn), config)
+		return yamux.Client(newCoalescer(secure, raw.failed), config)
 	}
-	return yamux.Server(newCoalescer(conn), config)
+	return yamux.Server(newCoalescer(secure, raw.failed), config)
 }
 
 // silent is yamux's logger: what matters comes back as an error.
@@ -123,7 +123,7 @@ func (l *link) task(f func() error) {
 		case errors.Is(err, ErrProtocol):
 			l.bye(wire.Bye{Code: wire.CodeProtocol}, err)
 		case err != nil:
-			l.fail(err)
+			l.fail(l.conn.explain(err))
 		}
 	})
 }
@@ -143,7 +143,7 @@ func (l *link) run(end *endpoint, user linkUser) error {
 	select {
 	case <-l.dead:
 	case <-l.ys.CloseChan():
-		l.fail(io.ErrUnexpectedEOF)
+		l.fail(l.conn.explain(errHungUp))
 	}
 	end.media.stop()
 	l.ys.Close()

@@ -2,6 +2,7 @@ package mux
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,10 @@ const (
 	notSentLowat = 16 << 10
 )
 
-var errPreAuth = errors.New("too many bytes before authentication")
+var (
+	errPreAuth = errors.New("too many bytes before authentication")
+	errHungUp  = errors.New("the other end closed the connection")
+)
 
 // rawConn is the TCP connection below TLS. It counts bytes, knows when it
 // heard from the peer, and until unlimit refuses to read more than
@@ -33,6 +37,7 @@ type rawConn struct {
 	heard     atomic.Int64 // nanoseconds since start
 	start     time.Time
 	unlimited atomic.Bool
+	cause     atomic.Pointer[error] // of its end; see failed
 }
 
 func newRawConn(conn net.Conn) *rawConn {
@@ -64,6 +69,23 @@ func (c *rawConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.out.Add(uint64(n))
 	return n, err
+}
+
+// failed notes why the connection is of no use any more, for the log. The first
+// reason counts: what follows are its consequences.
+func (c *rawConn) failed(err error) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errHungUp
+	}
+	c.cause.CompareAndSwap(nil, &err)
+}
+
+// explain returns the noted reason, or err if there is none.
+func (c *rawConn) explain(err error) error {
+	if cause := c.cause.Load(); cause != nil {
+		return *cause
+	}
+	return err
 }
 
 // unlimit ends the limit on what may be read: the peer is authenticated.

@@ -282,15 +282,17 @@ func TestFence(t *testing.T) {
 	c := ts.client(nil)
 	up := c.connected(false)
 	down := ts.session()
+	c.redirect("") // no fighting back
+	epoch := up.epoch
 	thief := &Client{config: c.config, pin: ts.pin, ctx: t.Context()}
 	twin := newClientSession(thief, up.attached)
 	twin.until = time.Now().Add(time.Minute)
-	twin.epoch = up.epoch + 5
+	twin.epoch = epoch + 5
 	conn, err := thief.connect(twin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !conn.attached.Resumed || conn.attached.Epoch != up.epoch+6 {
+	if !conn.attached.Resumed || conn.attached.Epoch != epoch+6 {
 		t.Errorf("%+v", conn.attached)
 	}
 	expect(t, down.events, "attached")
@@ -300,11 +302,11 @@ func TestFence(t *testing.T) {
 
 	// A connection with an older epoch comes too late; a wrong proof gives a
 	// new session.
-	twin.epoch = up.epoch
+	twin.epoch = epoch
 	if _, err := thief.connect(twin); err == nil || !strings.Contains(err.Error(), wire.CodeStale.String()) {
 		t.Errorf("stale epoch: %v", err)
 	}
-	twin.epoch = up.epoch + 100
+	twin.epoch = epoch + 100
 	twin.secret[0] ^= 1
 	conn, err = thief.connect(twin)
 	if err != nil {

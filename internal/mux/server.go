@@ -168,7 +168,7 @@ func (s *Server) serve(conn net.Conn) {
 	conn.SetDeadline(time.Time{})
 	raw.unlimit()
 
-	ys, err := startYamux(secure, false)
+	ys, err := startYamux(raw, secure, false)
 	if err != nil {
 		log.Error("yamux does not start", zap.Error(err))
 		return
