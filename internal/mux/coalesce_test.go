@@ -38,7 +38,7 @@ func dataHeader(n byte) []byte { return []byte{0, yamuxData, 0, 0, 0, 0, 0, 1, 0
 // that stays behind.
 func TestCoalescerKeepsFramesWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recorder{writes: make(chan []byte, 16)}
+		r := &recorder{writes: make(chan []byte, 1<<16)}
 		c := newCoalescer(r, func(error) {})
 		c.Write(dataHeader(12))
 		synctest.Wait()
@@ -66,7 +66,7 @@ func TestCoalescerKeepsFramesWhole(t *testing.T) {
 
 func TestCoalescerGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recorder{writes: make(chan []byte, 16), gate: make(chan struct{})}
+		r := &recorder{writes: make(chan []byte, 1<<16), gate: make(chan struct{})}
 		c := newCoalescer(r, func(error) {})
 		ping := []byte{0, yamuxPing, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7}
 		c.Write(ping)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -26,7 +27,7 @@ type testServer struct {
 	t        testing.TB
 	addr     string
 	store    *auth.Store
-	password *auth.Password // derives its key once for all clients
+	password *auth.Password
 	pin      string
 	counters *counter.Set
 	sessions chan *testSession // every new one
@@ -109,19 +110,51 @@ func testLogger(t testing.TB) *zap.Logger {
 	return zap.NewNop()
 }
 
+// officeCredential is a credential store with the credential "office". Deriving
+// keys takes so long, by intention, that all tests share one.
+type officeCredential struct {
+	file     []byte
+	password *auth.Password
+	err      error
+}
+
+var office = sync.OnceValue(func() (o officeCredential) {
+	dir, err := os.MkdirTemp("", "mux-test")
+	if err != nil {
+		return officeCredential{err: err}
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "credentials")
+	store, err := auth.OpenStore(path)
+	if err != nil {
+		return officeCredential{err: err}
+	}
+	secret, err := store.Add("office", "")
+	if err != nil {
+		return officeCredential{err: err}
+	}
+	o.password = auth.NewPassword([]byte(secret))
+	o.file, o.err = os.ReadFile(path)
+	return o
+})
+
 // newTestServer starts a server with one credential, "office". change may
 // alter its configuration.
 func newTestServer(t testing.TB, change func(*ServerConfig)) *testServer {
 	t.Helper()
-	store, err := auth.OpenStore(filepath.Join(t.TempDir(), "credentials"))
+	o := office()
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	path := filepath.Join(t.TempDir(), "credentials")
+	if err := os.WriteFile(path, o.file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := auth.OpenStore(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := store.Add("office", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ts := &testServer{t: t, store: store, password: auth.NewPassword([]byte(secret)), counters: new(counter.Set), sessions: make(chan *testSession, 16), served: make(chan error, 1)}
+	ts := &testServer{t: t, store: store, password: o.password, counters: new(counter.Set), sessions: make(chan *testSession, 16), served: make(chan error, 1)}
 	cert, pin, err := NewCertificate()
 	if err != nil {
 		t.Fatal(err)

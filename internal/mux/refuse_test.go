@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +41,15 @@ func TestRefusals(t *testing.T) {
 		tls.Server(conn, c).Handshake()
 	})
 	hangUp := listen(t, func(net.Conn) {})
-	impostor := newTestServer(t, nil) // knows another password, has another key
+	impostor := newTestServer(t, func(c *ServerConfig) { // another key and another password
+		var err error
+		if c.Store, err = auth.OpenStore(filepath.Join(t.TempDir(), "credentials")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Store.Add("office", ""); err != nil {
+			t.Fatal(err)
+		}
+	})
 
 	for _, test := range []struct {
 		name   string

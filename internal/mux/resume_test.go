@@ -284,7 +284,9 @@ func TestFence(t *testing.T) {
 	down := ts.session()
 	c.redirect("") // no fighting back
 	epoch := up.epoch
-	thief := &Client{config: c.config, pin: ts.pin, ctx: t.Context()}
+	config := c.config
+	config.Dial = new(net.Dialer).DialContext
+	thief := &Client{config: config, pin: ts.pin, ctx: t.Context()}
 	twin := newClientSession(thief, up.attached)
 	twin.until = time.Now().Add(time.Minute)
 	twin.epoch = epoch + 5
