@@ -12,12 +12,13 @@ import (
 const (
 	// phoneBacklog is how many SIP messages wait for a phone to read them.
 	phoneBacklog = 256
-	// waitingMessages and waitingBytes bound what a phone can write while it
-	// is being opened in a new session.
-	waitingMessages = 64
-	waitingBytes    = 256 << 10
-	// maxOpening is how many phones are being opened at once. It bounds what
-	// their states take of the signalling that may be unacknowledged.
+	// waitingMessages and waitingBytes bound what a phone can write while there
+	// is no session, or the phone is not open in a new one yet.
+	waitingMessages = 32
+	waitingBytes    = 32 << 10
+	// maxOpening is how many phones are being opened at once. Together with
+	// the limits above it keeps what they send far below the signalling that
+	// may be unacknowledged in a session, which is 1,024 frames and 1 MiB.
 	maxOpening = 16
 )
 

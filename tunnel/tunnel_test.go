@@ -284,7 +284,8 @@ func TestNewSession(t *testing.T) {
 		t.Errorf("up %t, error %v", c.Up(), c.Err())
 	}
 	// What phones write now waits, within bounds.
-	for err = nil; err == nil; {
+	waiting := -1
+	for err = nil; err == nil; waiting++ {
 		_, err = phones[39].WriteTo([]byte("waits"), nil)
 	}
 	if !errors.Is(err, tunnel.ErrBacklog) {
@@ -316,7 +317,7 @@ func TestNewSession(t *testing.T) {
 		t.Errorf("phone at %s", got)
 	}
 	buf := make([]byte, 100)
-	for range 64 {
+	for range waiting {
 		if n, _, err := phones[39].ReadFrom(buf); string(buf[:n]) != "(waits)" || err != nil {
 			t.Fatalf("read %q, %v", buf[:n], err)
 		}

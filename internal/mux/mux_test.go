@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -394,6 +395,39 @@ func until(t testing.TB, f func() bool) {
 	for deadline := time.Now().Add(testTimeout); !f(); {
 		if time.Now().After(deadline) {
 			t.Fatal("timed out")
+		}
+	}
+}
+
+// TestNothingIsLeft closes servers and clients in all states and expects every
+// goroutine to be gone when Close returns.
+func TestNothingIsLeft(t *testing.T) {
+	office() // whatever deriving keys starts
+	before := runtime.NumGoroutine()
+	for range 5 {
+		ts := newTestServer(t, nil)
+		a, b, lonely := ts.client(nil), ts.client(nil), ts.client(func(c *ClientConfig) { c.Server = "127.0.0.1:1" })
+		up := a.connected(false)
+		b.connected(false)
+		up.OpenRelay(1)
+		receive(t, a.events, "a relay")
+		conn, err := net.Dial("tcp", ts.addr) // never says a word
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.redirect("")
+		b.cut()
+		a.Close()
+		ts.stop()
+		lonely.Close()
+		b.Close()
+		conn.Close()
+	}
+	// yamux's own goroutines end a moment after its Close.
+	for deadline := time.Now().Add(testTimeout); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines before, %d after\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
 		}
 	}
 }

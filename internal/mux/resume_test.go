@@ -84,7 +84,7 @@ func TestResumeExactlyOnce(t *testing.T) {
 	down := ts.session()
 	up.OpenPhone(1, "phone", nil)
 
-	const messages = 600
+	const messages = 400
 	sizes := rand.New(rand.NewPCG(seed, 1))
 	text := func(i int) string { return fmt.Sprintf("%d %s", i, strings.Repeat("x", sizes.IntN(900))) }
 	check := func(what string, in <-chan string, received *atomic.Int64, done chan<- string) {
