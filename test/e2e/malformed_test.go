@@ -59,7 +59,6 @@ func malformed() map[string][]byte {
 func TestMalformedSIP(t *testing.T) {
 	v := startCall(t)
 	mallory := v.Phone("mallory")
-	proxy := netip.AddrPortFrom(lab.ProxyAddr, 5060)
 	phonePort := v.inside.WaitSIP(soon, "alice is registered", request("REGISTER")).Src
 
 	from := func(host *lab.Host, address string, to netip.AddrPort) {
@@ -74,11 +73,11 @@ func TestMalformedSIP(t *testing.T) {
 			}
 		}
 	}
-	from(mallory, mallory.Addr.String()+":5060", proxy)
+	from(mallory, mallory.Addr.String()+":5060", officeSIP)
 	from(v.PBX, "127.0.0.1:0", phonePort)
 	for name, message := range malformed() {
 		ctx, cancel := context.WithTimeout(t.Context(), soon)
-		conn, err := mallory.Dial(ctx, "tcp", proxy.String())
+		conn, err := mallory.Dial(ctx, "tcp", officeSIP.String())
 		cancel()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -91,6 +90,29 @@ func TestMalformedSIP(t *testing.T) {
 	if status := v.options(); status != 200 {
 		t.Errorf("afterwards OPTIONS through the tunnel are answered with %d", status)
 	}
+	tunneld, tunnelproxy := v.unhurt(t)
+	for _, counters := range []map[string]uint64{tunneld, tunnelproxy} {
+		if counters["sip.refused.malformed"] == 0 {
+			t.Error("one of the programs counted no malformed message")
+		}
+	}
+}
+
+// TestHostileFlows: one host of the LAN sends from as many ports as it likes, each of them a phone as far as anybody can tell.
+func TestHostileFlows(t *testing.T) {
+	v := startCall(t)
+	mallory := v.Phone("mallory")
+	for range many {
+		conn, err := mallory.ListenUDP(mallory.Addr.String() + ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.WriteTo([]byte(registerRequest("mallory", mallory.Addr)), net.UDPAddrFromAddrPort(officeSIP))
+		_ = conn.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	v.unhurt(t)
 }
 
@@ -100,7 +122,7 @@ func TestBadMessageOnTCP(t *testing.T) {
 	host := tun.Phone("mallory")
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
-	conn, err := host.Dial(ctx, "tcp", netip.AddrPortFrom(lab.ProxyAddr, 5060).String())
+	conn, err := host.Dial(ctx, "tcp", officeSIP.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,8 +193,10 @@ func TestStolenClient(t *testing.T) {
 	if err := client.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	if status, _ := peers.Options(v.Office, netip.AddrPortFrom(lab.ProxyAddr, 5060), "sip:"+domain); status != 200 {
+	if status, _ := peers.Options(v.Office, officeSIP, "sip:"+domain); status != 200 {
 		t.Errorf("afterwards OPTIONS through the tunnel are answered with %d", status)
 	}
-	v.unhurt(t)
+	if daemon, _ := v.unhurt(t); daemon["sip.refused.foreign_media_address"] == 0 {
+		t.Error("SDP with another's address was not counted")
+	}
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -99,7 +100,7 @@ func TestTunnelDown(t *testing.T) {
 	defer conn.Close()
 	var answer *pcap.Message
 	lab.Eventually(t, soon, "a phone is told 503", func() bool {
-		answer, err = peers.Exchange(conn, netip.AddrPortFrom(lab.ProxyAddr, 5060), registerRequest("alice", host.Addr), time.Second)
+		answer, err = peers.Exchange(conn, officeSIP, registerRequest("alice", host.Addr), time.Second)
 		return err == nil && answer.Status == 503
 	})
 	if answer.Header("Retry-After") == "" {
@@ -107,9 +108,9 @@ func TestTunnelDown(t *testing.T) {
 	}
 }
 
-// registerRequest is a REGISTER over UDP without credentials.
+// registerRequest is a REGISTER over UDP without credentials, in a transaction of its own.
 func registerRequest(user string, from netip.Addr) string {
-	return fmt.Sprintf("REGISTER sip:%[2]s SIP/2.0\r\nVia: SIP/2.0/UDP %[3]v:5060;branch=z9hG4bK-reg-%[1]s;rport\r\nMax-Forwards: 70\r\n"+
+	return fmt.Sprintf("REGISTER sip:%[2]s SIP/2.0\r\nVia: SIP/2.0/UDP %[3]v:5060;branch=z9hG4bK-%[4]s;rport\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%[1]s@%[2]s>;tag=1\r\nTo: <sip:%[1]s@%[2]s>\r\nCall-ID: register-%[1]s@%[3]v\r\nCSeq: 1 REGISTER\r\n"+
-		"Contact: <sip:%[1]s@%[3]v:5060>\r\nExpires: 600\r\nContent-Length: 0\r\n\r\n", user, domain, from)
+		"Contact: <sip:%[1]s@%[3]v:5060>\r\nExpires: 600\r\nContent-Length: 0\r\n\r\n", user, domain, from, rand.Text())
 }

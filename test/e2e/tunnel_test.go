@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -22,6 +23,9 @@ import (
 
 // officeProxy is what phones of the office have for an outbound proxy.
 const officeProxy = "192.168.77.10"
+
+// officeSIP is where it takes SIP.
+var officeSIP = netip.AddrPortFrom(lab.ProxyAddr, 5060)
 
 // insideFilter is for captures of the SIP between tunneld and Kamailio on loopback.
 const insideFilter = "udp port 5060"
@@ -170,8 +174,44 @@ func (tun *tunnel) waitUp() {
 
 // options asks the PBX through the tunnel and returns the status of the answer, 0 if there is none.
 func (tun *tunnel) options() int {
-	status, _ := peers.Options(tun.Office, netip.AddrPortFrom(lab.ProxyAddr, 5060), "sip:"+domain)
+	status, _ := peers.Options(tun.Office, officeSIP, "sip:"+domain)
 	return status
+}
+
+// A status is as much of what `status --json` of a program prints as these tests look at.
+type status struct {
+	Sessions []struct {
+		Credential string `json:"credential"`
+	} `json:"sessions"`
+	Phones []struct {
+		AOR string `json:"aor"`
+	} `json:"phones"`
+	Calls []struct {
+		CallID string `json:"call_id"`
+	} `json:"calls"`
+	Counters map[string]uint64 `json:"counters"`
+}
+
+// statuses asks both programs.
+func (tun *tunnel) statuses() (daemon, proxy status) {
+	tun.t.Helper()
+	for _, program := range []struct {
+		host *lab.Host
+		args []string
+		into *status
+	}{
+		{tun.PBX, tun.tunneldArgs("status", "--json"), &daemon},
+		{tun.Office, tun.proxyArgs("status", "--json"), &proxy},
+	} {
+		out, err := program.host.Run(program.args...)
+		if err == nil {
+			err = json.Unmarshal([]byte(out), program.into)
+		}
+		if err != nil {
+			tun.t.Fatalf("%v: %v: %s", program.args[:2], err, out)
+		}
+	}
+	return daemon, proxy
 }
 
 // watchWAN captures everything on the WAN until the test is over, and looks then at what has crossed.

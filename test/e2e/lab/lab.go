@@ -174,6 +174,13 @@ func (l *Lab) host(name string, addr netip.Addr, link string) *Host {
 	return h
 }
 
+// AddAddr gives the host one more address, on its Link.
+func (h *Host) AddAddr(addr netip.Prefix) netip.Addr {
+	h.lab.t.Helper()
+	ip(h.lab.t, h.netns, fmt.Sprintf("addr add %v dev %s", addr, h.Link))
+	return addr.Addr()
+}
+
 // NFT runs a script of nft in the host.
 func (h *Host) NFT(script string) {
 	h.lab.t.Helper()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -63,9 +64,18 @@ func (h *Host) waitRunning() {
 }
 
 // Dial connects from the host, to an IP address and port.
-func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return h.DialFrom(ctx, netip.Addr{}, network, address)
+}
+
+// DialFrom connects from one of the addresses of the host, over TCP; a zero address leaves the choice to the kernel.
+func (h *Host) DialFrom(ctx context.Context, from netip.Addr, network, address string) (conn net.Conn, err error) {
+	dialer := new(net.Dialer)
+	if from.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
 	err = h.Do(func() error {
-		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		conn, err = dialer.DialContext(ctx, network, address)
 		return err
 	})
 	return conn, err

@@ -12,6 +12,9 @@ import (
 	"github.com/siptunnel/siptunnel/test/e2e/pcap"
 )
 
+// optionsPort is where Options sends from: always the same port, as each is a phone of its own to tunnelproxy.
+const optionsPort = 5099
+
 // Options sends OPTIONS over UDP, once, from loopback if it goes there, else from the address of the host, and returns the
 // status of the answer. An error is that there was none within 200 ms.
 func Options(from *lab.Host, to netip.AddrPort, uri string) (status int, err error) {
@@ -19,7 +22,7 @@ func Options(from *lab.Host, to netip.AddrPort, uri string) (status int, err err
 	if to.Addr().IsLoopback() {
 		source = to.Addr()
 	}
-	conn, err := from.ListenUDP(netip.AddrPortFrom(source, 0).String())
+	conn, err := from.ListenUDP(netip.AddrPortFrom(source, optionsPort).String())
 	if err != nil {
 		return 0, err
 	}
