@@ -23,6 +23,26 @@ func (p *pbxPhone) fromPBX(from netip.AddrPort, b []byte) {
 		}
 		return
 	}
+	p.handle(from, m)
+}
+
+// finishes handles what belongs to a transaction that was begun when the port
+// was this phone's. It reports false for all else.
+func (p *pbxPhone) finishes(from netip.AddrPort, b []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := &p.msg
+	if m.Parse(b) != nil {
+		return false
+	}
+	if m.IsRequest() && p.edge.servers[requestKey(m)] == nil || !m.IsRequest() && p.edge.findClient(m) == nil {
+		return false
+	}
+	p.handle(from, m)
+	return true
+}
+
+func (p *pbxPhone) handle(from netip.AddrPort, m *sipmsg.Message) {
 	if !m.IsRequest() {
 		p.responseFromPBX(m)
 		return

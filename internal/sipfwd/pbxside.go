@@ -80,9 +80,12 @@ func (s *PBXSide) OpenPhone(id uint32, key string, state []byte) (netip.AddrPort
 	p := newPBXPhone(s, id, key)
 	p.mu.Lock() // the port must not deliver before the phone is complete
 	defer p.mu.Unlock()
-	port, err := s.cfg.Ports.acquire(phoneID{s.cfg.Credential, key}, p)
+	port, past, err := s.cfg.Ports.acquire(phoneID{s.cfg.Credential, key}, p)
 	if err != nil {
 		return netip.AddrPort{}, err
+	}
+	if past != nil { // its session is in its grace, and its client is here
+		past.end("taken over by another session")
 	}
 	p.port = port
 	p.restore(state)

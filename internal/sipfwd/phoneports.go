@@ -72,6 +72,10 @@ type phonePort struct {
 	mu    sync.Mutex
 	owner *pbxPhone
 	end   *time.Timer
+	// Who had the port before still has transactions, those of its goodbyes
+	// among them, until pastEnd.
+	past    *pbxPhone
+	pastEnd time.Time
 }
 
 // OpenPhonePorts reads the state file. No port is open yet.
@@ -147,18 +151,18 @@ func replaceFile(name string, v any) error {
 	return os.Rename(f.Name(), name)
 }
 
-// acquire opens the port of the phone id for owner, or hands it over.
-func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (*phonePort, error) {
+// acquire opens the port of the phone id for owner, or hands it over from past.
+func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (port *phonePort, past *pbxPhone, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, net.ErrClosed
+		return nil, nil, net.ErrClosed
 	}
-	port := p.open[id]
+	port = p.open[id]
 	if port == nil {
 		conn, err := p.bind(id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		local := addrPort(conn.LocalAddr())
 		port = &phonePort{ports: p, id: id, conn: conn, addr: local}
@@ -170,13 +174,14 @@ func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (*phonePort, error) {
 		}()
 	}
 	port.mu.Lock()
-	port.owner = owner
+	defer port.mu.Unlock()
+	past = port.owner
+	port.owner, port.past, port.pastEnd = owner, past, time.Now().Add(2*txTimeout)
 	if port.end != nil {
 		port.end.Stop()
 		port.end = nil
 	}
-	port.mu.Unlock()
-	return port, nil
+	return port, past, nil
 }
 
 // bind finds the phone's port, or the first free one of the range.
@@ -261,21 +266,22 @@ func (port *phonePort) release(owner *pbxPhone, d time.Duration) {
 	if port.owner != owner {
 		return
 	}
-	var t *time.Timer
-	t = time.AfterFunc(d, func() { port.expire(t) })
-	port.end = t
+	port.end = time.AfterFunc(d, func() { port.expire(owner) })
 }
 
-func (port *phonePort) expire(t *time.Timer) {
+func (port *phonePort) expire(owner *pbxPhone) {
 	p := port.ports
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	port.mu.Lock()
 	defer port.mu.Unlock()
-	if port.end != t {
+	if port.owner != owner {
 		return
 	}
-	port.owner = nil
+	if e := p.book[port.id]; e != nil {
+		e.Used = time.Now()
+	}
+	port.owner, port.past = nil, nil
 	port.conn.Close()
 	if p.open[port.id] == port {
 		delete(p.open, port.id)
@@ -299,12 +305,22 @@ func (port *phonePort) read() {
 			counters.Counter("sip.dropped.not_the_pbx").Inc()
 			continue
 		}
-		port.mu.Lock()
-		owner := port.owner
-		port.mu.Unlock()
-		if owner != nil {
-			owner.fromPBX(from, buf[:n])
-		}
+		port.deliver(from, buf[:n])
+	}
+}
+
+func (port *phonePort) deliver(from netip.AddrPort, b []byte) {
+	port.mu.Lock()
+	if port.past != nil && time.Now().After(port.pastEnd) {
+		port.past = nil
+	}
+	owner, past := port.owner, port.past
+	port.mu.Unlock()
+	if past != nil && past.finishes(from, b) {
+		return
+	}
+	if owner != nil {
+		owner.fromPBX(from, b)
 	}
 }
 
