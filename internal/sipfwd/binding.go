@@ -15,6 +15,7 @@ const (
 	maxBindings  = 32        // of one phone
 	lineParam    = "st-line" // tells apart Contacts of one phone that have the same user
 	maxURILength = 1024
+	longestLife  = 7 * 24 * time.Hour // of a registration
 )
 
 // pbxBinding ties the URI that the PBX knows, user@port, to the Contact URI of
@@ -25,7 +26,8 @@ type pbxBinding struct {
 	Line    int       `json:"line,omitempty"` // 0, or the value of lineParam
 	AOR     string    `json:"aor"`
 	Agent   string    `json:"agent,omitempty"`
-	Expires time.Time `json:"expires"` // zero: provisional, no 2xx yet
+	Device  string    `json:"device,omitempty"` // see deviceOf
+	Expires time.Time `json:"expires"`          // zero: provisional, no 2xx yet
 
 	expiry slot
 }
@@ -49,9 +51,26 @@ func (p *pbxPhone) restore(state []byte) {
 		if !ok || len(b.URI) > maxURILength || strings.ContainsAny(b.URI, "\r\n<>\" ") || life <= 0 || len(p.bindings) >= maxBindings {
 			continue
 		}
-		p.bindings = append(p.bindings, b)
-		p.keep(b, min(life, 7*24*time.Hour))
+		life = min(life, longestLife)
+		b.Expires = time.Now().Add(life)
+		p.add(b)
+		p.keep(b, life)
 	}
+}
+
+// add is the beginning of a binding, which may be what makes its address of
+// record reachable.
+func (p *pbxPhone) add(b *pbxBinding) {
+	isNew := !b.Expires.IsZero() && !p.reachable(b.AOR)
+	p.bindings = append(p.bindings, b)
+	if isNew {
+		p.side.cfg.Events.PhoneRegistered(p.info(b))
+	}
+}
+
+// reachable says whether the PBX has granted a binding of aor.
+func (p *pbxPhone) reachable(aor string) bool {
+	return slices.ContainsFunc(p.bindings, func(b *pbxBinding) bool { return b.AOR == aor && !b.Expires.IsZero() })
 }
 
 func (p *pbxPhone) saveState() {
@@ -81,34 +100,89 @@ func (p *pbxPhone) drop(b *pbxBinding, reason string) {
 		return
 	}
 	p.bindings = slices.Delete(p.bindings, i, i+1)
-	if !b.Expires.IsZero() {
+	if !b.Expires.IsZero() && !p.reachable(b.AOR) {
 		p.side.cfg.Events.PhoneGone(p.info(b), reason)
 	}
 }
 
 // registering makes provisional bindings for the Contacts of the REGISTER m, so
 // that they can be told apart and found when the PBX is quicker with a request
-// than with its 2xx.
-func (p *pbxPhone) registering(m *sipmsg.Message) {
-	it := m.Values(sipmsg.Contact)
-	for it.Next() {
+// than with its 2xx. It returns the bindings that m means by their URIs.
+func (p *pbxPhone) registering(m *sipmsg.Message) map[string]*pbxBinding {
+	means := make(map[string]*pbxBinding)
+	for it := m.Values(sipmsg.Contact); it.Next(); {
+		if a := it.Addr(); p.bindingOf(a.URI) != nil {
+			means[string(a.URI)] = p.bindingOf(a.URI)
+		}
+	}
+	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
 		u, ok := sipmsg.ParseURI(a.URI)
-		if a.Star || !ok || p.bindingOf(a.URI) != nil {
+		if a.Star || !ok || len(a.URI) > maxURILength {
 			continue
 		}
-		if len(p.bindings) >= maxBindings || len(a.URI) > maxURILength {
-			p.count("sip.refused.too_many_bindings")
-			continue
+		b := means[string(a.URI)]
+		if b == nil {
+			b = p.movedTo(a, u, string(m.ToURI()), means)
 		}
-		b := &pbxBinding{URI: string(a.URI), User: string(u.User), AOR: string(m.ToURI())}
-		for p.bindingFor(b.User, b.Line) != nil {
-			b.Line++
+		if b == nil {
+			b = p.provisional(a, u, m.ToURI())
 		}
-		p.bindings = append(p.bindings, b)
-		p.edge.arm(&b.expiry, txTimeout, func() { p.drop(b, "not registered") })
+		if b.Expires.IsZero() {
+			p.edge.arm(&b.expiry, txTimeout, func() { p.drop(b, "not registered") })
+		}
+		means[string(a.URI)] = b
 	}
+	return means
 }
+
+func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBinding {
+	if len(p.bindings) >= maxBindings {
+		p.count("sip.dropped.too_many_bindings")
+		p.drop(slices.MinFunc(p.bindings, func(a, b *pbxBinding) int { return a.Expires.Compare(b.Expires) }), "replaced")
+	}
+	b := &pbxBinding{URI: string(a.URI), User: string(u.User), AOR: clip(aor, maxURILength), Device: deviceOf(a)}
+	for p.bindingFor(b.User, b.Line) != nil {
+		b.Line++
+	}
+	p.add(b)
+	return b
+}
+
+// movedTo is the binding whose place the Contact a takes, nil when there is
+// none: a phone behind TCP names another port after each connect, and the PBX
+// would ring all that it had in the last hour.
+func (p *pbxPhone) movedTo(a sipmsg.Addr, u sipmsg.URI, aor string, means map[string]*pbxBinding) *pbxBinding {
+	for _, b := range p.bindings {
+		if b.User != string(u.User) || b.AOR != aor || means[b.URI] != nil {
+			continue
+		}
+		old, ok := sipmsg.ParseURI([]byte(b.URI))
+		sameTCP := ok && overTCP(old) && overTCP(u) && bytes.Equal(old.Host, u.Host)
+		if device := deviceOf(a); device == b.Device && (device != "" || sameTCP) {
+			return b
+		}
+	}
+	return nil
+}
+
+func overTCP(u sipmsg.URI) bool {
+	v, _ := u.Param("transport")
+	return bytes.EqualFold(v, []byte("tcp"))
+}
+
+// deviceOf is what tells that a Contact is of the same device, and the same one
+// of its flows, as another (RFC 5626 section 4.1); empty when it does not say.
+func deviceOf(a sipmsg.Addr) string {
+	instance, ok := sipmsg.Param(a.Params, "+sip.instance")
+	if !ok {
+		return ""
+	}
+	flow, _ := sipmsg.Param(a.Params, "reg-id")
+	return clip(append(append(bytes.Clone(instance), ';'), flow...), 256)
+}
+
+func clip(b []byte, n int) string { return string(b[:min(len(b), n)]) }
 
 // registered commits what the final response m to the REGISTER of c granted and
 // gives the phone its own Contacts back.
@@ -121,7 +195,10 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 	if req.Parse(c.request) != nil {
 		return
 	}
-	aor, agent := string(m.ToURI()), headerText(&req, sipmsg.UserAgent)
+	for uri, b := range c.contacts {
+		b.URI = uri
+	}
+	agent, _ := req.HeaderValue(sipmsg.UserAgent)
 	granted := make(map[*pbxBinding]time.Duration)
 	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
@@ -132,7 +209,7 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 	}
 	for b, life := range granted {
 		if life > 0 {
-			p.grant(b, aor, agent, life)
+			p.grant(b, clip(m.ToURI(), maxURILength), clip(agent, 256), life)
 		}
 	}
 	star := false
@@ -145,7 +222,7 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 	}
 	if star {
 		for _, b := range slices.Clone(p.bindings) {
-			if granted[b] == 0 && b.AOR == aor {
+			if granted[b] == 0 && b.AOR == clip(m.ToURI(), maxURILength) {
 				p.drop(b, "unregistered")
 			}
 		}
@@ -154,7 +231,7 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 }
 
 func (p *pbxPhone) grant(b *pbxBinding, aor, agent string, life time.Duration) {
-	isNew := b.Expires.IsZero()
+	isNew := !p.reachable(aor)
 	b.AOR, b.Agent, b.Expires = aor, agent, time.Now().Add(life)
 	p.keep(b, life)
 	if isNew {
@@ -226,7 +303,8 @@ func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
 
 // rewriteContacts puts this phone's port into the Contacts of m, a message of
 // the phone: the PBX must find the phone at an address that it can reach.
-func (p *pbxPhone) rewriteContacts(m *sipmsg.Message) {
+// registering are the bindings that a REGISTER means, by the phone's own URIs.
+func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pbxBinding) {
 	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
 		if a.Star {
@@ -244,7 +322,11 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message) {
 		}
 		uri = append(uri, p.port.addr.String()...)
 		uri = appendParams(uri, u.Params)
-		if b := p.bindingOf(a.URI); b != nil && b.Line != 0 {
+		b := registering[string(a.URI)]
+		if b == nil {
+			b = p.bindingOf(a.URI)
+		}
+		if b != nil && b.Line != 0 {
 			uri = append(uri, ";"+lineParam+"="+strconv.Itoa(b.Line)...)
 		}
 		if a.Bracket || bytes.IndexByte(uri, ';') >= 0 {

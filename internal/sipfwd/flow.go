@@ -20,6 +20,7 @@ const (
 	maxStreams     = 2048             // TCP connections of phones
 	streamQueue    = 64               // messages that wait for a slow TCP phone
 	streamWrite    = 10 * time.Second // a phone that takes nothing for so long is gone
+	streamFlush    = time.Second      // for what waits when the connection is closed
 	streamHello    = 30 * time.Second // from accept to the first complete message
 	streamIdle     = 2 * time.Hour
 	maxDatagramUDP = 65507
@@ -87,7 +88,7 @@ func newStream(conn net.Conn, counters *counter.Set) *stream {
 	s := &stream{conn: conn, queue: make(chan []byte, streamQueue), done: make(chan struct{}), counters: counters}
 	s.close = sync.OnceFunc(func() {
 		close(s.done)
-		conn.Close()
+		conn.SetWriteDeadline(time.Now().Add(streamFlush))
 	})
 	return s
 }
@@ -103,16 +104,34 @@ func (s *stream) send(msg []byte) {
 	}
 }
 
+// write closes the connection in the end, behind what was waiting then: a BYE
+// of our own for instance.
 func (s *stream) write() {
+	defer s.conn.Close()
+	defer s.close()
 	for {
 		select {
 		case msg := <-s.queue:
 			s.conn.SetWriteDeadline(time.Now().Add(streamWrite))
 			if _, err := s.conn.Write(msg); err != nil {
-				s.close()
 				return
 			}
 		case <-s.done:
+			s.flush()
+			return
+		}
+	}
+}
+
+func (s *stream) flush() {
+	s.conn.SetWriteDeadline(time.Now().Add(streamFlush))
+	for {
+		select {
+		case msg := <-s.queue:
+			if _, err := s.conn.Write(msg); err != nil {
+				return
+			}
+		default:
 			return
 		}
 	}

@@ -70,16 +70,29 @@ func (p *lanPhone) inDomain(uri []byte) []byte {
 }
 
 // stripOwnRoutes removes the leading Route entries that name us, RFC 3261
-// section 16.4.
+// section 16.4. A name on top of a request that begins a dialog is ours too: it
+// is the phone's outbound proxy, and here the request has come.
 func (p *lanPhone) stripOwnRoutes(f *flow, m *sipmsg.Message) {
-	it := m.Values(sipmsg.Route)
-	for it.Next() {
+	first := m.ToTag() == nil
+	for it := m.Values(sipmsg.Route); it.Next(); {
 		a := it.Addr()
-		if !p.addressedToUs(f, a.URI) {
+		if !p.addressedToUs(f, a.URI) && !(first && p.isOtherName(a.URI)) {
 			return
 		}
+		first = false
 		m.RemoveValue(sipmsg.Route, a.Value)
 	}
+}
+
+// isOtherName says whether uri has a name for its host that is not the PBX's
+// domain.
+func (p *lanPhone) isOtherName(uri []byte) bool {
+	u, ok := sipmsg.ParseURI(uri)
+	if !ok || bytes.EqualFold(u.Host, []byte(p.side.cfg.Tunnel.Domain())) {
+		return false
+	}
+	_, err := netip.ParseAddr(string(bytes.Trim(u.Host, "[]")))
+	return err != nil
 }
 
 // removeOwnRecordRoute hides us from the PBX, which could not send to a LAN
@@ -126,7 +139,7 @@ func (p *lanPhone) registered(s *serverTx, f *flow, m *sipmsg.Message) {
 		star = star || a.Star
 		uri := string(a.URI)
 		if life, ok := granted[uri]; ok && life > 0 {
-			p.bind(uri, aor, agent, f, life)
+			p.bind(a, aor, agent, f, life)
 		} else {
 			p.unbind(uri, "unregistered")
 		}
@@ -140,14 +153,16 @@ func (p *lanPhone) registered(s *serverTx, f *flow, m *sipmsg.Message) {
 	}
 }
 
-func (p *lanPhone) bind(uri, aor, agent string, f *flow, life time.Duration) {
+// bind notes that the PBX knows the Contact a of the phone on f.
+func (p *lanPhone) bind(a sipmsg.Addr, aor, agent string, f *flow, life time.Duration) {
+	uri := string(a.URI)
 	b := p.bindings[uri]
-	isNew := b == nil
-	if isNew {
+	isNew := !p.reachable(aor)
+	if b == nil {
 		b = new(lanBinding)
 		p.bindings[uri] = b
 	}
-	b.flow = f
+	b.flow, b.device = f, deviceOf(a)
 	b.info = PhoneInfo{
 		Key: p.key, AOR: aor, Contact: uri, Source: f.String(),
 		UserAgent: agent, Expires: time.Now().Add(life),
@@ -156,6 +171,20 @@ func (p *lanPhone) bind(uri, aor, agent string, f *flow, life time.Duration) {
 	if isNew {
 		p.side.cfg.Events.PhoneRegistered(b.info)
 	}
+	for other, old := range p.bindings {
+		if other != uri && old.info.AOR == aor && (old.flow.gone.Load() || b.device != "" && old.device == b.device) {
+			p.unbind(other, "moved")
+		}
+	}
+}
+
+func (p *lanPhone) reachable(aor string) bool {
+	for _, b := range p.bindings {
+		if b.info.AOR == aor {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *lanPhone) unbind(uri, reason string) {
@@ -165,7 +194,9 @@ func (p *lanPhone) unbind(uri, reason string) {
 	}
 	b.expires.stop()
 	delete(p.bindings, uri)
-	p.side.cfg.Events.PhoneGone(b.info, reason)
+	if !p.reachable(b.info.AOR) {
+		p.side.cfg.Events.PhoneGone(b.info, reason)
+	}
 }
 
 func (p *lanPhone) infos() []PhoneInfo {

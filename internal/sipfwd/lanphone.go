@@ -42,6 +42,7 @@ type lanPhone struct {
 type lanBinding struct {
 	info    PhoneInfo
 	flow    *flow
+	device  string // see deviceOf
 	expires slot
 }
 

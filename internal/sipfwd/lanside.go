@@ -51,6 +51,10 @@ type MediaPort interface {
 
 // LANSideConfig configures a LANSide. Events and Counters may be nil.
 type LANSideConfig struct {
+	// Office names this installation, for ever. Phones that have no
+	// +sip.instance are known by their LAN address, and two offices that share
+	// a credential may use the same addresses.
+	Office     string
 	LANAddress netip.Addr // what phones on UDP are told to reach us by
 	Tunnel     Tunnel
 	Allocate   func(ctx context.Context) (MediaPort, error)
@@ -201,7 +205,7 @@ func badRequest(m *sipmsg.Message, err error) []byte {
 // phoneOf finds or makes the phone that the request m on f belongs to; p is the
 // one that f belonged to. It is nil when there are too many.
 func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
-	key := phoneKey(f, m)
+	key := s.phoneKey(f, m)
 	if p != nil && (p.key == key || !strings.HasPrefix(key, instancePrefix)) {
 		return p
 	}
@@ -237,7 +241,7 @@ const instancePrefix = "instance:"
 // phoneKey recognises a phone: by its +sip.instance, which survives reboots and
 // new addresses, else by its flow. A TCP phone's own port changes with every
 // connection, so its user stands in for that.
-func phoneKey(f *flow, m *sipmsg.Message) string {
+func (s *LANSide) phoneKey(f *flow, m *sipmsg.Message) string {
 	it := m.Values(sipmsg.Contact)
 	for it.Next() {
 		if v, ok := sipmsg.Param(it.Addr().Params, "+sip.instance"); ok {
@@ -245,13 +249,13 @@ func phoneKey(f *flow, m *sipmsg.Message) string {
 		}
 	}
 	if f.transport == "UDP" {
-		return "udp:" + f.remote.String()
+		return truncateKey(s.cfg.Office + "udp:" + f.remote.String())
 	}
 	user := ""
 	if u, ok := sipmsg.ParseURI(m.FromURI()); ok {
 		user = string(u.User)
 	}
-	return truncateKey("tcp:" + f.remote.Addr().String() + ":" + user)
+	return truncateKey(s.cfg.Office + "tcp:" + f.remote.Addr().String() + ":" + user)
 }
 
 // truncateKey keeps a key within what the tunnel carries.

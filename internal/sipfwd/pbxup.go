@@ -71,10 +71,11 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 		p.legs.abandon(l, m, no.reason)
 		return
 	}
+	var contacts map[string]*pbxBinding
 	if method == "REGISTER" {
-		p.registering(m)
+		contacts = p.registering(m)
 	}
-	p.rewriteContacts(m)
+	p.rewriteContacts(m, contacts)
 	stripOutbound(m)
 	// A route set through the office would lead the PBX's requests to
 	// addresses that it cannot reach, or that a client chose.
@@ -92,7 +93,7 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 		p.legs.abandon(l, m, noRoomLeft.reason)
 		return
 	}
-	c.leg, c.offer = l, offer
+	c.leg, c.offer, c.contacts = l, offer, contacts
 }
 
 // relaysNamed notes which relays the phone's SDP, in p.sdp, names for the m-lines
@@ -152,7 +153,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 		p.legs.response(l, m, down)
 	}
 	if status/100 != 3 {
-		p.rewriteContacts(m)
+		p.rewriteContacts(m, nil)
 	}
 	p.keepRecordRoutes(s, m)
 	stripOutbound(m)

@@ -21,7 +21,7 @@ import (
 // rig is both halves of the proxy joined by a tunnel that is a pair of Go
 // channels; phones and PBX are sockets on loopback that a test scripts.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	lan      *LANSide
 	pbx      *PBXSide
 	ports    *PhonePorts
@@ -35,7 +35,7 @@ type rig struct {
 
 const testDomain = "pbx.example"
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, counters: new(counter.Set), events: &recordedEvents{}}
 	r.pbxSock = newAgent(t, "127.0.0.1:0")
@@ -49,7 +49,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.tunnel = &fakeTunnel{rig: r, conns: make(map[uint32]*fakePhoneConn), state: make(map[uint32][]byte)}
+	r.tunnel = &fakeTunnel{conns: make(map[uint32]*fakePhoneConn), state: make(map[uint32][]byte)}
 	r.tunnel.up.Store(true)
 	r.newSession()
 	r.lan = NewLANSide(LANSideConfig{
@@ -71,7 +71,7 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-func listenBoth(t *testing.T) (*net.UDPConn, net.Listener) {
+func listenBoth(t testing.TB) (*net.UDPConn, net.Listener) {
 	for range 20 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -92,12 +92,13 @@ func (r *rig) newSession() {
 		Credential: "office", PBX: r.pbxSock.addr(), Ports: r.ports,
 		Send: r.tunnel.down, SaveState: r.tunnel.save, Relay: r.media.relay, Counters: r.counters, Events: noEvents{},
 	})
+	r.tunnel.side.Store(r.pbx)
 }
 
 // fakeTunnel is an in-memory tunnel.
 type fakeTunnel struct {
-	rig   *rig
 	up    atomic.Bool
+	side  atomic.Pointer[PBXSide]
 	mu    sync.Mutex
 	next  uint32
 	conns map[uint32]*fakePhoneConn
@@ -116,7 +117,7 @@ func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (net.PacketConn, e
 	c := &fakePhoneConn{tunnel: f, id: f.next, key: key, in: make(chan []byte, 64), done: make(chan struct{})}
 	f.conns[c.id] = c
 	f.mu.Unlock()
-	at, err := f.rig.pbx.OpenPhone(c.id, key, nil)
+	at, err := f.side.Load().OpenPhone(c.id, key, nil)
 	c.local = at
 	return c, err
 }
@@ -155,7 +156,7 @@ func (c *fakePhoneConn) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 func (c *fakePhoneConn) WriteTo(b []byte, _ net.Addr) (int, error) {
-	c.tunnel.rig.pbx.FromTunnel(c.id, b)
+	c.tunnel.side.Load().FromTunnel(c.id, b)
 	return len(b), nil
 }
 
@@ -279,14 +280,15 @@ func (e *recordedEvents) has(line string) bool {
 
 // agent is a scripted SIP peer on UDP or TCP.
 type agent struct {
-	t    *testing.T
+	t    testing.TB
 	udp  *net.UDPConn
 	tcp  net.Conn
 	in   *bufio.Reader
+	buf  []byte
 	from netip.AddrPort // of the last datagram
 }
 
-func newAgent(t *testing.T, addr string) *agent {
+func newAgent(t testing.TB, addr string) *agent {
 	t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
 	if err != nil {
@@ -296,7 +298,7 @@ func newAgent(t *testing.T, addr string) *agent {
 	return &agent{t: t, udp: c}
 }
 
-func newTCPAgent(t *testing.T, to netip.AddrPort) *agent {
+func newTCPAgent(t testing.TB, to netip.AddrPort) *agent {
 	t.Helper()
 	c, err := net.Dial("tcp", to.String())
 	if err != nil {
@@ -371,13 +373,15 @@ func (a *agent) read(wait time.Duration) []byte {
 		return bytes.Clone(b)
 	}
 	a.udp.SetReadDeadline(deadline)
-	buf := make([]byte, maxMessage)
-	n, from, err := a.udp.ReadFromUDPAddrPort(buf)
+	if a.buf == nil {
+		a.buf = make([]byte, maxMessage)
+	}
+	n, from, err := a.udp.ReadFromUDPAddrPort(a.buf)
 	if err != nil {
 		return nil
 	}
 	a.from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	return buf[:n]
+	return bytes.Clone(a.buf[:n])
 }
 
 // reply answers m to where it came from.
@@ -467,7 +471,7 @@ func (c *call) again(method, uri string, headers ...string) string {
 	return b.String()
 }
 
-func phoneCall(t *testing.T, a *agent, from, to string) *call {
+func phoneCall(t testing.TB, a *agent, from, to string) *call {
 	c := &call{
 		id: t.Name() + from + to, fromTag: "caller", transport: "UDP", at: a.addr(),
 		from: "<sip:" + from + "@" + testDomain + ">", to: "<sip:" + to + "@" + testDomain + ">",

@@ -1,7 +1,6 @@
 package sipfwd
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
@@ -106,11 +105,11 @@ func grantedExpiry(m *sipmsg.Message, a sipmsg.Addr) time.Duration {
 		seconds = n
 	}
 	if v, ok := sipmsg.Param(a.Params, "expires"); ok {
-		if n, err := strconv.Atoi(string(v)); err == nil && n >= 0 {
+		if n, ok := sipmsg.ParseSeconds(v); ok {
 			seconds = n
 		}
 	}
-	return time.Duration(min(seconds, 7*86400)) * time.Second
+	return min(time.Duration(seconds)*time.Second, longestLife)
 }
 
 func userOf(uri []byte) string {

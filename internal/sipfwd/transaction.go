@@ -115,6 +115,8 @@ type clientTx struct {
 	request []byte // as sent
 	leg     *leg
 	offer   bool
+	// PBX side: the bindings that a REGISTER means, by the phone's own URIs.
+	contacts map[string]*pbxBinding
 
 	status    int
 	cancelled bool
