@@ -225,7 +225,7 @@ func TestTolerated(t *testing.T) {
 	down := ts.session()
 	signalling := r.signalling()
 	signalling.Write(wire.OpenRelay{Channel: 9}.Append(nil))
-	until(t, func() bool { return ts.relays() == 1 }) // it is the one
+	until(t, func() bool { return ts.relays() == 1 })                      // it is the one
 	r.control.Write([]byte{0x7f, 0, 0, 1, 0})                              // a control frame of the future
 	r.open(9)                                                              // a stream of the future
 	r.open(2)                                                              // a second signalling stream
