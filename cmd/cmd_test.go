@@ -60,6 +60,18 @@ func TestMain(m *testing.M) {
 // addresses counts loopback addresses: every script has one of its own, so that ports do not collide.
 var addresses atomic.Uint32
 
+// phonePorts is a range of one port toward the PBX that nothing else has: those
+// ports are on 127.0.0.1 whatever the script's own address is.
+func phonePorts() string {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return "6000-6000"
+	}
+	defer conn.Close()
+	port := conn.LocalAddr().(*net.UDPAddr).Port
+	return fmt.Sprintf("%d-%d", port, port)
+}
+
 func ownAddress() string {
 	n, pid := addresses.Add(1), os.Getpid()
 	return fmt.Sprintf("127.%d.%d.%d", 64+pid%60, 1+pid/60%250, n)
@@ -71,6 +83,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", programs+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("IP", ownAddress())
+			env.Setenv("PHONES", phonePorts())
 			examples, err := filepath.Abs(filepath.Join("..", "deploy", "examples"))
 			if err != nil {
 				return err

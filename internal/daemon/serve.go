@@ -131,7 +131,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 		PBX:         d.place.pbx,
 		Software:    program + " " + config.Version(),
 		Counters:    &d.counters,
-		Logger:      d.connectionLog(),
+		Logger:      d.log,
 	})
 	d.store.OnRevoke = func(name string) { d.server.CloseCredential(name, errRevoked) }
 	if err := d.openControl(dir); err != nil {
@@ -146,15 +146,6 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 	}
 	d.run(listener)
 	return nil
-}
-
-// connectionLog is the log of the server. Sessions that come and go are told by the offices, who know more of them; the
-// server's own lines about that are for debugging.
-func (d *daemon) connectionLog() *zap.Logger {
-	if d.settings.LogLevel == logging.Debug {
-		return d.log
-	}
-	return d.log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
 }
 
 // openPBXSide makes what faces the PBX.

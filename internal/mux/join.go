@@ -108,7 +108,7 @@ func (s *Server) create(credential string, m wire.Attach) (*Session, error) {
 		return nil, err
 	}
 	session.handler = handler
-	session.log.Info("session opened", zap.String("software", session.software))
+	session.log.Debug("session opened", zap.String("software", session.software))
 	s.tasks.Go(session.supervise)
 	return session, nil
 }

@@ -144,7 +144,7 @@ func (s *Session) supervise() {
 	s.endpoint.out.close(ErrSessionLost)
 	s.handler.Closed(reason)
 	s.server.forget(s)
-	s.log.Info("session closed", zap.Error(reason))
+	s.log.Debug("session closed", zap.Error(reason))
 }
 
 // retryAfter is what a client is told to wait, in seconds, after the end of a
@@ -182,7 +182,7 @@ func (s *Session) attach(l *link, m wire.Attach) error {
 	s.grace.Reset(s.server.config.Grace)
 	s.mu.Unlock()
 	s.handler.Detached(err)
-	s.log.Info("session detached", zap.Error(err))
+	s.log.Debug("session detached", zap.Error(err))
 	if bye := (*ByeError)(nil); errors.As(err, &bye) || errors.Is(err, ErrProtocol) {
 		s.close(wire.CodeProtocol, err)
 	}

@@ -102,7 +102,11 @@ func (p *proxy) start(stateDir string, s *streams) error {
 	if err != nil {
 		return &config.Error{Code: config.ExitConfig, Problem: "media-ports", Err: err}
 	}
-	if err := p.openTunnel(ports); err != nil {
+	name, err := officeName(dir)
+	if err != nil {
+		return err
+	}
+	if err := p.openTunnel(name, ports); err != nil {
 		return err
 	}
 	if err := p.openControl(dir); err != nil {
@@ -113,7 +117,7 @@ func (p *proxy) start(stateDir string, s *streams) error {
 }
 
 // openTunnel makes the client, which starts to connect, and what works on it.
-func (p *proxy) openTunnel(ports *relay.Ports) error {
+func (p *proxy) openTunnel(office string, ports *relay.Ports) error {
 	dial := p.access.link.Config()
 	dial.Software = software()
 	p.events = events{proxy: p, ready: make(chan struct{})}
@@ -125,6 +129,7 @@ func (p *proxy) openTunnel(ports *relay.Ports) error {
 	p.pool = newPool(p.allocate, p.log)
 	calls := &bridges{pool: p.pool, ports: ports, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
+		Office:     office + ":",
 		LANAddress: p.place.lan,
 		Tunnel:     phones{p.client},
 		Allocate:   calls.Allocate,
