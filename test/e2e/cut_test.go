@@ -21,6 +21,7 @@ const (
 // TestCut: the connection goes, in each of the ways in which connections go. The PBX's view afterwards: the phones are where
 // they were, calls work in both directions, and no phone has registered again.
 func TestCut(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		cut   func(*testing.T, *tunnel)
 		limit time.Duration
@@ -52,6 +53,7 @@ func TestCut(t *testing.T) {
 		}, noticed},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			tun := newTunnel(t, nil)
 			alice := start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy)))
 			bob := start(t, tun.Phone("bob"), answering(phone("bob", "tcp", officeProxy)))
@@ -81,6 +83,7 @@ func TestCut(t *testing.T) {
 
 // TestCutInCall: a call may end with the connection, but then it ends for both sides, and neither is left talking to nobody.
 func TestCutInCall(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy)))
 	carol := start(t, tun.Desk("carol"), answering(phone("carol", "udp", deskPBX)))
@@ -96,6 +99,7 @@ func TestCutInCall(t *testing.T) {
 
 // TestRestart: tunneld dies while phones are registered; when it is back they can be called without having done a thing.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy)))
 	carol := start(t, tun.Desk("carol"), answering(phone("carol", "udp", deskPBX)))

@@ -20,6 +20,7 @@ import (
 const deskPBX = "172.20.0.1"
 
 func TestPeersDirectCall(t *testing.T) {
+	t.Parallel()
 	l := lab.New(t)
 	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users})
 	wire := l.PBX.Capture("desk0", "")
@@ -49,6 +50,7 @@ func TestPeersDirectCall(t *testing.T) {
 }
 
 func TestPeersDirectCancel(t *testing.T) {
+	t.Parallel()
 	l := lab.New(t)
 	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users})
 	alice := start(t, l.Desk("alice"), phone("alice", "udp", deskPBX))
@@ -63,6 +65,7 @@ func TestPeersDirectCancel(t *testing.T) {
 }
 
 func TestPeersDirectTrunk(t *testing.T) {
+	t.Parallel()
 	l := lab.New(t)
 	trunk := l.Desk("trunk")
 	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users, Trunk: netip.AddrPortFrom(trunk.Addr, 5070)})
@@ -103,6 +106,7 @@ func earlyMedia(t *testing.T, caller *peers.Baresip, trunk *lab.Process, tone fl
 }
 
 func TestPeersDirectTenCalls(t *testing.T) {
+	t.Parallel()
 	l := lab.New(t)
 	trunk := l.Desk("trunk")
 	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: tenUsers(), Trunk: netip.AddrPortFrom(trunk.Addr, 5070)})

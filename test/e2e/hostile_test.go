@@ -112,6 +112,7 @@ const patience = 20 * time.Second
 // TestHostileBeforeLogin: bytes at the tunnel's port from somebody who cannot log in. All such connections are closed, slow
 // ones too, and a new office can connect meanwhile.
 func TestHostileBeforeLogin(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	garbage := randomBytes(random, 4096)

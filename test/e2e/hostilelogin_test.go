@@ -83,6 +83,7 @@ func (in insider) attached(attack func(*yamux.Session, net.Conn) error) func(net
 
 // TestHostileAfterLogin: bytes from an insider. Each such connection is over sooner or later; nobody else's is.
 func TestHostileAfterLogin(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	garbage := randomBytes(rand.New(rand.NewPCG(3, 4)), 4096)
 	in := v.insider(t, "stolen")
@@ -109,6 +110,7 @@ func TestHostileAfterLogin(t *testing.T) {
 // TestHostileSession: a session of an insider's that asks for too much, or sends what is none of the protocol. It may go on as
 // long as it stays within bounds; when it is over, all is as before for others.
 func TestHostileSession(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	garbage := randomBytes(rand.New(rand.NewPCG(5, 6)), 4096)
 	in := v.insider(t, "stolen")
@@ -163,6 +165,7 @@ func TestHostileSession(t *testing.T) {
 // TestHostilePhones: an insider takes all places for phones. Phones that have one keep it, and some time after the admin has
 // revoked the credential there is room again.
 func TestHostilePhones(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	in := v.insider(t, "stolen")
 	err := closedAfter(v.tunnel, v.attacker(), in.attached(func(s *yamux.Session, _ net.Conn) error {

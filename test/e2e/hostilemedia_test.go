@@ -16,6 +16,7 @@ import (
 
 // TestHostileRTP: packets from elsewhere at the media ports of a call, at either end, are not heard.
 func TestHostileRTP(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	intruders := map[*lab.Host]string{v.Phone("mallory"): "192.168.77.10", v.Desk("trudy"): lab.PBXAddr.String()}
 	office, desk := v.alice.Host.Capture("eth0", "udp"), v.carol.Host.Capture("eth0", "udp")

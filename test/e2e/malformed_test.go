@@ -57,6 +57,7 @@ func malformed() map[string][]byte {
 
 // TestMalformedSIP: what no SIP parser likes, from the LAN over UDP and TCP and from the PBX's own address, while a call goes on.
 func TestMalformedSIP(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	mallory := v.Phone("mallory")
 	phonePort := v.inside.WaitSIP(soon, "alice is registered", request("REGISTER")).Src
@@ -100,6 +101,7 @@ func TestMalformedSIP(t *testing.T) {
 
 // TestHostileFlows: one host of the LAN sends from as many ports as it likes, each of them a phone as far as anybody can tell.
 func TestHostileFlows(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	mallory := v.Phone("mallory")
 	for range many {
@@ -118,6 +120,7 @@ func TestHostileFlows(t *testing.T) {
 
 // TestBadMessageOnTCP: a message on a phone's TCP connection that cannot be understood does not take the next one down.
 func TestBadMessageOnTCP(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	host := tun.Phone("mallory")
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
@@ -148,6 +151,7 @@ func TestBadMessageOnTCP(t *testing.T) {
 // TestStolenClient: somebody with an office's password speaks the tunnel's protocol by the book and sends malformed SIP and
 // other people's addresses through it.
 func TestStolenClient(t *testing.T) {
+	t.Parallel()
 	v := startCall(t)
 	client, err := v.softphone(t)
 	if err != nil {

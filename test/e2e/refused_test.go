@@ -31,6 +31,7 @@ const (
 
 // TestWrongPassword: an office with a wrong password is told so by an exit code of its own, and its phones get nowhere.
 func TestWrongPassword(t *testing.T) {
+	t.Parallel()
 	tun := prepareTunnel(t, lab.New(t))
 	peers.StartKamailio(t, tun.Lab, peers.PBXConfig{Domain: domain, Users: users})
 	tun.inside = tun.PBX.Capture("lo", insideFilter)
@@ -64,6 +65,7 @@ func TestWrongPassword(t *testing.T) {
 
 // TestKeyChanged: another key at the known address is not trusted, even with the right password.
 func TestKeyChanged(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	tun.proxy.Stop()
 	tun.tunneld.Stop()
@@ -79,6 +81,7 @@ func TestKeyChanged(t *testing.T) {
 
 // TestUnreachable: nobody at the server's address, or somebody who is no tunneld.
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	tun := prepareTunnel(t, lab.New(t))
 	peers.StartKamailio(t, tun.Lab, peers.PBXConfig{Domain: domain, Users: users})
 	tun.startDaemon()
@@ -141,6 +144,7 @@ func otherProtocol(t *testing.T) *tls.Config {
 
 // TestRevoked: what the admin takes away is gone at once, for the session too.
 func TestRevoked(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), phone("alice", "udp", officeProxy))
 	if out, err := tun.PBX.Run(tun.tunneldArgs("credential", "revoke", "default")...); err != nil {

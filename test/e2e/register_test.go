@@ -18,6 +18,7 @@ import (
 // TestRegister: what the PBX stores for a phone is a port of tunneld's, one for each phone; what the phone gets back is its own
 // Contact; digest passes through both.
 func TestRegister(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	ports := map[netip.AddrPort]string{}
 	for _, transport := range []string{"udp", "tcp"} {
@@ -51,6 +52,7 @@ func TestRegister(t *testing.T) {
 
 // TestUnregister: a phone that is switched off is gone at the PBX.
 func TestUnregister(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), phone("alice", "udp", officeProxy))
 	carol := start(t, tun.Desk("carol"), phone("carol", "udp", deskPBX))
@@ -67,6 +69,7 @@ func TestUnregister(t *testing.T) {
 
 // TestRefresh: a registration is renewed through the tunnel before it runs out, and stays one.
 func TestRefresh(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	config := answering(phone("alice", "tcp", officeProxy))
 	config.Expires = 6
@@ -81,6 +84,7 @@ func TestRefresh(t *testing.T) {
 
 // TestProxyAsDomain: phones may be told that the office's own machine is their PBX.
 func TestProxyAsDomain(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	config := answering(phone("alice", "udp", officeProxy))
 	config.Domain = officeProxy
@@ -90,6 +94,7 @@ func TestProxyAsDomain(t *testing.T) {
 
 // TestTunnelDown: a phone that asks while there is no tunnel is told so at once, so that it can try another way.
 func TestTunnelDown(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	tun.tunneld.Stop()
 	host := tun.Phone("alice")

@@ -57,7 +57,7 @@ type tunnel struct {
 	*lab.Lab
 	t       *testing.T
 	bin     string
-	state   string // directory of the two state directories; short, as sockets need
+	state   string // directory of the two state directories
 	tunneld *lab.Process
 	proxy   *lab.Process
 
@@ -97,12 +97,7 @@ func prepareTunnel(t *testing.T, l *lab.Lab) *tunnel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := os.MkdirTemp("", "e2e-state")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(state) })
-	return &tunnel{Lab: l, t: t, bin: bin, state: state}
+	return &tunnel{Lab: l, t: t, bin: bin, state: l.ShortDir()}
 }
 
 func (tun *tunnel) tunneldArgs(command ...string) []string {

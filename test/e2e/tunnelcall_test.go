@@ -17,6 +17,7 @@ import (
 // TestCall: calls in every direction, between phones over UDP and TCP, ended by either side. Both sides hear the other's tone
 // and nothing else.
 func TestCall(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	phones := map[string]*peers.Baresip{
 		"alice": start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy))),
@@ -49,6 +50,7 @@ func TestCall(t *testing.T) {
 
 // TestEarlyMedia: a phone hears what the far side says before it answers.
 func TestEarlyMedia(t *testing.T) {
+	t.Parallel()
 	var trunk *lab.Host
 	tun := newTunnel(t, func(l *lab.Lab) netip.AddrPort {
 		trunk = l.Desk("trunk")
@@ -63,6 +65,7 @@ func TestEarlyMedia(t *testing.T) {
 
 // TestCancel: a caller that gives up before the answer, in either direction.
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), phone("alice", "udp", officeProxy))
 	bob := start(t, tun.Phone("bob"), phone("bob", "tcp", officeProxy))
@@ -85,6 +88,7 @@ func TestCancel(t *testing.T) {
 
 // TestDecline: a callee that refuses, in either direction.
 func TestDecline(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), phone("alice", "udp", officeProxy))
 	carol := start(t, tun.Desk("carol"), phone("carol", "udp", deskPBX))
@@ -103,6 +107,7 @@ func TestDecline(t *testing.T) {
 
 // TestWrongNumber: the PBX's refusal reaches the phone as it is.
 func TestWrongNumber(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	alice := start(t, tun.Phone("alice"), phone("alice", "udp", officeProxy))
 	for number, status := range map[string]string{"nobody": "404", "dave": "480"} {
@@ -116,6 +121,7 @@ func TestWrongNumber(t *testing.T) {
 
 // TestWrongUserPassword: the PBX's word on a phone's password is the PBX's, and the tunnel does not soften it.
 func TestWrongUserPassword(t *testing.T) {
+	t.Parallel()
 	tun := newTunnel(t, nil)
 	config := phone("alice", "udp", officeProxy)
 	config.Password = "not-alice"
@@ -132,6 +138,7 @@ func TestWrongUserPassword(t *testing.T) {
 
 // TestTenCalls: ten phones call at once and each hears its own voice back, none of another's.
 func TestTenCalls(t *testing.T) {
+	t.Parallel()
 	var trunk *lab.Host
 	tun := newTunnelWith(t, tenUsers(), func(l *lab.Lab) netip.AddrPort {
 		trunk = l.Desk("trunk")
@@ -142,6 +149,7 @@ func TestTenCalls(t *testing.T) {
 
 // TestTenCallsOfOneHost: SIPp is the phone here, with ten calls at once from one address and port.
 func TestTenCallsOfOneHost(t *testing.T) {
+	t.Parallel()
 	var trunk *lab.Host
 	tun := newTunnelWith(t, tenUsers(), func(l *lab.Lab) netip.AddrPort {
 		trunk = l.Desk("trunk")

@@ -3,7 +3,7 @@
 // Package lab builds the network of the end-to-end tests from network namespaces, runs processes in them and captures what
 // passes their links. Its drawing is in the package documentation of test/e2e.
 //
-// A Lab belongs to one test and goes with it: processes, captures, namespaces. The names of the namespaces begin with a prefix
+// A Lab belongs to one test and goes with it: processes, captures, namespaces; tests may run in parallel. The names of the namespaces begin with a prefix
 // that is this process's own, and New removes what a killed process has left behind, so runs disturb neither the machine nor
 // each other.
 //
@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -30,13 +31,17 @@ var (
 	DeskPrefix   = netip.MustParsePrefix("172.20.0.0/24")
 )
 
+// labs counts the Labs of this process.
+var labs atomic.Int64
+
 // A Lab is one set of namespaces. Make it with New.
 type Lab struct {
 	Office, NAT, WAN, PBX *Host
 
 	t      testing.TB
-	prefix string
-	dir    string
+	run    string // directory of this process's
+	prefix string // of the names of the namespaces
+	dir    string // artifacts
 	lan    *Host
 	phones int // hosts added to the office LAN so far
 	desks  int // hosts added beside the PBX so far
@@ -60,13 +65,12 @@ func New(t testing.TB) *Lab {
 	if os.Geteuid() != 0 {
 		Unavailable(t, "network namespaces need root")
 	}
-	prefix, err := ownPrefix()
+	run, err := ownRun()
 	if err != nil {
 		t.Fatalf("lab: %v", err)
 	}
-	l := &Lab{t: t, prefix: prefix, dir: t.ArtifactDir()}
-	l.removeNamespaces(prefix) // of an earlier test whose removal failed
-	t.Cleanup(func() { l.removeNamespaces(prefix) })
+	l := &Lab{t: t, run: run, prefix: fmt.Sprintf("%s-%d-", filepath.Base(run), labs.Add(1)), dir: t.ArtifactDir()}
+	t.Cleanup(func() { l.removeNamespaces() })
 	l.Office = l.host("office", ProxyAddr, "lan0")
 	l.NAT = l.host("nat", NATAddr, "wan0")
 	l.WAN = l.host("wan", netip.MustParseAddr("203.0.113.1"), "pbx0")
@@ -209,6 +213,21 @@ func (h *Host) Dir() string {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		h.lab.t.Fatalf("lab: %v", err)
 	}
+	return dir
+}
+
+// ShortDir makes a directory whose path is short enough for sockets, as that of an artifact need not be. It goes with the test.
+func (l *Lab) ShortDir() string {
+	l.t.Helper()
+	err := os.MkdirAll(l.run, 0o700)
+	var dir string
+	if err == nil {
+		dir, err = os.MkdirTemp(l.run, "")
+	}
+	if err != nil {
+		l.t.Fatalf("lab: %v", err)
+	}
+	l.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
 

@@ -20,12 +20,13 @@ import (
 // netnsDir is where ip-netns(8) keeps the names.
 const netnsDir = "/run/netns"
 
-// A run's namespaces are named e2e-<pid>-<host>. The run holds a lock on the file e2e-<pid>.lock for as long as it lives, which
-// is how a later run knows that it is over: a process id alone may have been given to another process.
+// A run's namespaces are named e2e-<pid>-<lab>-<host>, and its directory for what must have a short path e2e-<pid>. It holds a
+// lock on the file e2e-<pid>.lock for as long as it lives, which is how a later run knows that it is over: a process id alone
+// may have been given to another process.
 const namePrefix = "e2e-"
 
-// ownPrefix takes this process's lock and removes what dead processes left, once.
-var ownPrefix = sync.OnceValues(func() (string, error) {
+// ownRun takes this process's lock, removes what dead processes left and returns the path that its directory has, once.
+var ownRun = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(os.TempDir(), "siptunnel-e2e")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
@@ -35,7 +36,7 @@ var ownPrefix = sync.OnceValues(func() (string, error) {
 	if _, err := lock(filepath.Join(dir, run+".lock")); err != nil {
 		return "", fmt.Errorf("lock of this run: %w", err)
 	}
-	return run + "-", nil
+	return filepath.Join(dir, run), nil
 })
 
 // lock takes the lock file, and holds it until the process ends.
@@ -58,14 +59,16 @@ func removeLeftovers(dir string) {
 		if err != nil {
 			continue // alive
 		}
-		removeNamespaces(strings.TrimSuffix(filepath.Base(path), ".lock") + "-")
+		run := strings.TrimSuffix(path, ".lock")
+		_ = removeNamespaces(filepath.Base(run) + "-")
+		_ = os.RemoveAll(run)
 		_ = os.Remove(path)
 		release()
 	}
 }
 
-func (l *Lab) removeNamespaces(prefix string) {
-	if err := removeNamespaces(prefix); err != nil {
+func (l *Lab) removeNamespaces() {
+	if err := removeNamespaces(l.prefix); err != nil {
 		l.t.Errorf("lab: %v", err)
 	}
 }
