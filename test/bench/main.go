@@ -19,17 +19,11 @@ import (
 	"time"
 )
 
-// row is one figure. Peer, Target and what follows from them are empty where
-// nothing is compared.
+// row is one figure.
 type row struct {
-	Name      string  `json:"name"`
-	Value     float64 `json:"value"`
-	Unit      string  `json:"unit"`
-	Peer      string  `json:"peer,omitempty"`
-	PeerValue float64 `json:"peer_value,omitempty"`
-	Ratio     float64 `json:"ratio,omitempty"`
-	Target    string  `json:"target,omitempty"`
-	Met       *bool   `json:"met,omitempty"`
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
 }
 
 func main() {
@@ -40,7 +34,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	rows, err := run(ctx, *bin, *talkFor)
-	print(rows)
+	show(rows)
 	if err == nil && *out != "" {
 		err = write(*out, rows)
 	}
@@ -53,6 +47,7 @@ func main() {
 const (
 	registered = 100
 	calls      = 50
+	settle     = 300 * time.Millisecond // for the last packets to arrive
 )
 
 func run(ctx context.Context, bin string, talkFor time.Duration) ([]row, error) {
@@ -79,7 +74,8 @@ func run(ctx context.Context, bin string, talkFor time.Duration) ([]row, error) 
 		func() error { return m.call(talkFor) },
 	} {
 		if err := step(); err != nil {
-			return m.rows, fmt.Errorf("%w\n--- tunneld\n%s--- tunnelproxy\n%s", err, programs.tunneld.log.Bytes(), programs.tunnelproxy.log.Bytes())
+			programs.stop() // their logs are complete then
+			return m.rows, fmt.Errorf("%w\n%s", err, programs.logs())
 		}
 	}
 	return m.rows, nil
@@ -184,6 +180,7 @@ func (m *measurement) call(talkFor time.Duration) error {
 	if err != nil {
 		return err
 	}
+	time.Sleep(settle)
 	sent, received := 0, int64(0)
 	for _, e := range ends {
 		sent += e.sent
@@ -194,11 +191,11 @@ func (m *measurement) call(talkFor time.Duration) error {
 	}
 	m.add(fmt.Sprintf("CPU per RTP packet, stream path, both programs, %d calls", calls), float64((after-before).Microseconds())/float64(received), "us")
 	m.add("packets sent", float64(sent), "packets")
-	m.add("packets lost or late", 100*float64(int64(sent)-received)/float64(sent), "%")
+	m.add("packets lost", 100*float64(int64(sent)-received)/float64(sent), "%")
 	return m.memory(fmt.Sprintf("%d calls", calls))
 }
 
-func print(rows []row) {
+func show(rows []row) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%.2f\t%s\n", r.Name, r.Value, r.Unit)

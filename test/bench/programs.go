@@ -32,35 +32,61 @@ type pair struct {
 	sip                  netip.AddrPort // where phones send SIP
 }
 
-// startPair builds nothing: bin holds the two programs.
+// startPair starts the two programs in bin. They are stopped again when that
+// fails.
 func startPair(ctx context.Context, bin, dir string, pbx netip.AddrPort) (*pair, error) {
+	p := new(pair)
+	if err := p.start(ctx, bin, dir, pbx); err != nil {
+		p.stop()
+		return nil, fmt.Errorf("%w\n%s", err, p.logs())
+	}
+	return p, nil
+}
+
+func (p *pair) start(ctx context.Context, bin, dir string, pbx netip.AddrPort) error {
 	server, err := freePort("tcp")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	sip, err := freePort("udp")
-	if err != nil {
-		return nil, err
+	if p.sip, err = freePort("udp"); err != nil {
+		return err
 	}
-	p := &pair{sip: sip}
 	stateT, stateP := filepath.Join(dir, "tunneld"), filepath.Join(dir, "tunnelproxy")
 	p.tunneld, err = start(ctx, bin, "tunneld", "serve", "--state-dir", stateT, "--listen", server.String(), "--public-address", "127.0.0.1",
 		"--pbx", pbx.String(), "--domain", domain, "--media-address", "127.0.0.1", "--media-ports", "20000-23999", "--phone-ports", "24000-24999")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	link := filepath.Join(stateT, "join-link")
 	if err := eventually(func() bool { _, err := os.Stat(link); return err == nil }); err != nil {
-		return nil, fmt.Errorf("tunneld wrote no join link: %w\n%s", err, p.tunneld.log.Bytes())
+		return fmt.Errorf("tunneld wrote no join link: %w", err)
 	}
 	join := exec.CommandContext(ctx, filepath.Join(bin, "tunnelproxy"), "join", "--state-dir", stateP, link)
 	if out, err := join.CombinedOutput(); err != nil {
-		p.stop()
-		return nil, fmt.Errorf("tunnelproxy join: %w\n%s", err, out)
+		return fmt.Errorf("tunnelproxy join: %w\n%s", err, out)
 	}
 	p.tunnelproxy, err = start(ctx, bin, "tunnelproxy", "serve", "--state-dir", stateP,
-		"--sip-listen", sip.String(), "--lan-address", "127.0.0.1", "--media-ports", "26000-29999")
-	return p, err
+		"--sip-listen", p.sip.String(), "--lan-address", "127.0.0.1", "--media-ports", "26000-29999")
+	return err
+}
+
+// logs is what the programs have printed. They must have been stopped.
+func (p *pair) logs() string {
+	text := ""
+	for _, q := range p.programs() {
+		text += "--- " + q.name + "\n" + q.log.String()
+	}
+	return text
+}
+
+func (p *pair) programs() []*program {
+	var running []*program
+	for _, q := range []*program{p.tunnelproxy, p.tunneld} {
+		if q != nil {
+			running = append(running, q)
+		}
+	}
+	return running
 }
 
 func start(ctx context.Context, bin, name string, args ...string) (*program, error) {
@@ -68,12 +94,16 @@ func start(ctx context.Context, bin, name string, args ...string) (*program, err
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = 10 * time.Second
-	return p, p.cmd.Start()
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
+// stop ends the programs and waits for them. It may be called again.
 func (p *pair) stop() {
-	for _, q := range []*program{p.tunnelproxy, p.tunneld} {
-		if q != nil {
+	for _, q := range p.programs() {
+		if q.cmd.ProcessState == nil {
 			q.cmd.Process.Signal(syscall.SIGTERM)
 			q.cmd.Wait()
 		}
