@@ -5,7 +5,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 GO ?= go
-# The race detector needs a C compiler.
+# Tests of many packages wait more than they work: more run at once than there are cores. The race detector needs a C
+# compiler.
 RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
 FUZZTIME ?= 30s
 PKG ?= ./...
@@ -21,7 +22,7 @@ build: ## tunneld and tunnelproxy into bin/
 
 .PHONY: test
 test: vet fmt ## everything that needs no root and no other program
-	$(GO) test $(RACE) -shuffle=on -timeout 5m ./...
+	$(GO) test $(RACE) -shuffle=on -p 4 -timeout 5m ./...
 
 .PHONY: vet
 vet: ## go vet, the end-to-end tests included
@@ -47,7 +48,8 @@ demo: ## a call through the tunnel on loopback, heard and measured
 
 .PHONY: demo-keep
 demo-keep: ## the same, but it goes on, for a real phone
-	$(GO) run ./cmd/siptunnel-demo -keep
+	$(GO) build -o bin/ ./cmd/siptunnel-demo
+	exec bin/siptunnel-demo -keep
 
 .PHONY: test-deps
 test-deps: ## the Debian packages of e2e (root)
@@ -58,7 +60,11 @@ e2e: ## network namespaces with Kamailio, baresip, SIPp (root); one test: make e
 	$(GO) test -tags e2e -count=1 -parallel 2 -timeout 10m -run '$(E2E)' ./test/e2e/...
 
 .PHONY: bench
-bench: ## benchmarks, with allocations
+bench: build ## the two programs measured from outside, into build/bench.json
+	$(GO) run ./test/bench -bin bin -json build/bench.json
+
+.PHONY: microbench
+microbench: ## benchmarks of the packages, with allocations: make microbench PKG=./internal/sipmsg
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
 
 .PHONY: fuzz-seeds
