@@ -84,6 +84,7 @@ rtp_tos 184
 rtp_ports 20000-29999
 jitter_buffer_delay 2-4
 rtp_stats no
+module_path /usr/lib/baresip/modules
 module g711.so
 module aufile.so
 module aubridge.so
