@@ -8,10 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"time"
 
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 	"github.com/siptunnel/siptunnel/internal/auth/spake2plus"
 )
 
@@ -53,7 +53,7 @@ const (
 	maxStoreFile = 4 << 20
 )
 
-var errNoFile = errors.New("auth: no credential file")
+var errNoFile = errors.New("no credential file")
 
 func readStore(path string) (*storeState, error) {
 	f, err := os.Open(path)
@@ -61,27 +61,27 @@ func readStore(path string) (*storeState, error) {
 		return nil, errNoFile
 	}
 	if err != nil {
-		return nil, fmt.Errorf("auth: credential file: %w", err)
+		return nil, fmt.Errorf("credential file: %w", err)
 	}
 	defer f.Close()
 	// The open file is asked, not the path: that may lead elsewhere by now.
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("auth: credential file: %w", err)
+		return nil, fmt.Errorf("credential file: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("auth: credential file %s: not a regular file", path)
+		return nil, fmt.Errorf("credential file %s: not a regular file", path)
 	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%w: %s has mode %04o", ErrUnsafeFile, path, info.Mode().Perm())
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxStoreFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("auth: credential file: %w", err)
+		return nil, fmt.Errorf("credential file: %w", err)
 	}
 	st, err := parseStore(b)
 	if err != nil {
-		return nil, fmt.Errorf("auth: credential file %s: %w; restore it from a backup, or remove it and add the credentials anew", path, err)
+		return nil, fmt.Errorf("credential file %s: %w; restore it from a backup, or remove it and add the credentials anew", path, err)
 	}
 	return st, nil
 }
@@ -169,47 +169,13 @@ func (st *storeState) marshal() ([]byte, error) {
 
 // writeStore replaces the file: after a crash it has the old or the new content
 // whole.
-func writeStore(path string, st *storeState) (err error) {
+func writeStore(path string, st *storeState) error {
 	b, err := st.marshal()
-	if err != nil {
-		return fmt.Errorf("auth: credential file: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("auth: writing the credential file: %w", err)
-		}
-	}()
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it has the other name
-	_, err = f.Write(b)
 	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
+		err = atomicfile.Write(path, b)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("credential file: %w", err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename in dir last.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" { // has no such call, and does not need it
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }

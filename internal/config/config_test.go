@@ -3,11 +3,17 @@ package config
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 )
 
 func TestEndpoint(t *testing.T) {
@@ -215,7 +221,7 @@ func TestStateDir(t *testing.T) {
 	} else {
 		other.Close()
 	}
-	if err := WriteSecret(state.Path("secret"), []byte("x")); err != nil {
+	if err := atomicfile.Write(state.Path("secret"), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(state.Path("secret")); err != nil || info.Mode().Perm() != 0o600 {
@@ -245,7 +251,7 @@ func TestStateDir(t *testing.T) {
 	}
 }
 
-func TestRootGivesSecretsToTheOwner(t *testing.T) {
+func TestRootGivesTheLockToTheOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -253,16 +259,26 @@ func TestRootGivesSecretsToTheOwner(t *testing.T) {
 	if err := os.Chown(dir, 12345, 12346); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "secret")
-	if err := WriteSecret(path, []byte("x")); err != nil {
+	state, err := OpenStateDir(dir, "test")
+	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := os.Stat(path)
+	defer state.Close()
+	info, err := os.Stat(state.Path("test.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if owner, _ := ownerOf(info); owner != 12345 {
 		t.Errorf("owner %d", owner)
+	}
+}
+
+func TestStateError(t *testing.T) {
+	for cause, want := range map[error]Exit{fs.ErrPermission: ExitUnsafe, errors.New("damaged"): ExitUnsafe, unix.ENOSPC: ExitFailed} {
+		err := StateError("the key", fmt.Errorf("write: %w", cause), "mend it")
+		if err.Code != want || !errors.Is(err, cause) {
+			t.Errorf("%v has code %d", err, err.Code)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 )
 
 // DefaultStateDir is where a program keeps its keys when --state-dir does not say: /var/lib/siptunnel for root, else
@@ -101,9 +102,9 @@ func OpenStateDir(dir, program string) (*StateDir, error) {
 		return nil, Errorf(ExitTaken, "stop it, or give this one its own --state-dir",
 			"another %s (process %s) uses %s", program, strings.TrimSpace(string(pid[:n])), dir)
 	}
-	if err := writePID(lock); err != nil {
+	if err := errors.Join(atomicfile.GiveToOwnerOf(dir, lock), writePID(lock)); err != nil {
 		lock.Close()
-		return nil, &Error{Code: ExitFailed, Problem: "state directory", Err: err}
+		return nil, StateError("state directory", err, "")
 	}
 	return &StateDir{path: dir, lock: lock}, nil
 }
@@ -127,55 +128,20 @@ func MakeStateDir(dir string) error {
 	return nil
 }
 
+// StateError is what keeps a program from using a file of its state directory. Its code is ExitUnsafe, which only a change
+// by hand can heal, but for the failures of disks: those may pass.
+func StateError(problem string, err error, remedy string) *Error {
+	code := ExitUnsafe
+	for _, passing := range []error{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, passing) {
+			code = ExitFailed
+		}
+	}
+	return &Error{Code: code, Problem: problem, Err: err, Remedy: remedy}
+}
+
 // Path gives the path of a file in the directory.
 func (d *StateDir) Path(name string) string { return filepath.Join(d.path, name) }
 
 // Close lets another instance have the directory.
 func (d *StateDir) Close() error { return d.lock.Close() }
-
-// WriteSecret replaces path by a file of mode 0600 with the given content: whole or not at all, also when the power fails.
-// What root writes belongs to the owner of the directory: the program may run as a user of its own.
-func WriteSecret(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // CreateTemp makes files of mode 0600.
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name()) // Fails, as it should, once the file has its name.
-	err = giveToOwner(file, dir)
-	if err == nil {
-		_, err = file.Write(content)
-	}
-	if err == nil {
-		err = file.Sync()
-	}
-	if errClose := file.Close(); err == nil {
-		err = errClose
-	}
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-func giveToOwner(file *os.File, dir string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return file.Chown(int(stat.Uid), int(stat.Gid))
-	}
-	return nil
-}

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/internal/joinlink"
@@ -35,7 +36,7 @@ func firstStart(store *auth.Store, dir *config.StateDir, public config.Endpoint,
 		return err
 	}
 	path := dir.Path(linkFileName)
-	if err := config.WriteSecret(path, []byte(line+"\n")); err != nil {
+	if err := atomicfile.Write(path, []byte(line+"\n")); err != nil {
 		return fmt.Errorf("first start: %w", err)
 	}
 	log.Info("first start: the join link of credential default is in a file; take it to the office and remove it", zap.String("file", path))

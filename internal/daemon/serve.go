@@ -103,7 +103,8 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 	}
 	d.onStop(func() { _ = dir.Close() })
 
-	// The port is taken before any key is made: a first start that fails leaves nothing behind.
+	// The port is taken before any key is made: a first start that fails here leaves a directory and a lock, and nothing that a
+	// later start would take up.
 	listener, err := net.Listen("tcp", d.place.listen.String())
 	if err != nil {
 		return config.ListenError(err, "--listen", d.place.listen.String()+"/tcp")
@@ -114,13 +115,13 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 	}
 	certificate, pin, err := mux.LoadOrCreateCertificate(stateDir)
 	if err != nil {
-		return &config.Error{Code: config.ExitUnsafe, Problem: "the server's key", Err: err}
+		return config.StateError("the server's key", err, "")
 	}
 	d.pin = pin
 	_, err = os.Stat(dir.Path(storeFileName))
 	isFirst := errors.Is(err, fs.ErrNotExist)
 	if d.store, err = auth.OpenStore(dir.Path(storeFileName)); err != nil {
-		return &config.Error{Code: config.ExitUnsafe, Problem: "the credentials", Err: err}
+		return config.StateError("the credentials", err, "")
 	}
 	d.server = mux.NewServer(mux.ServerConfig{
 		Certificate: certificate,
@@ -159,7 +160,7 @@ func (d *daemon) openPBXSide(dir *config.StateDir) error {
 		StateFile: dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
 	})
 	if err != nil {
-		return &config.Error{Code: config.ExitFailed, Problem: "phone ports", Err: err}
+		return config.StateError("the ports of the phones", err, "remove "+dir.Path(phonesFileName)+" or its mistake; without it phones have new ports at the PBX")
 	}
 	d.onStop(func() { _ = d.phonePorts.Close() })
 	d.mediaPorts, err = relay.NewPorts(d.place.mediaAddress, d.settings.MediaPorts.Low, d.settings.MediaPorts.High)

@@ -34,7 +34,7 @@ type rule struct {
 var rules = []rule{
 	{
 		why:      "what parses knows no socket, clock or logger",
-		packages: []string{"internal/wire/...", "internal/replay/...", "internal/sipmsg/...", "internal/sdp/..."},
+		packages: []string{"internal/wire/...", "internal/sipmsg/...", "internal/sdp/..."},
 		forbidden: []string{
 			"net", "net/http", "net/rpc", "os", "os/exec", "syscall", "time", "log", "log/...", "context", "sync",
 			"golang.org/x/sys/...", "golang.org/x/net/...", "go.uber.org/...", "github.com/emiago/...", "github.com/hashicorp/...",
@@ -43,8 +43,8 @@ var rules = []rule{
 	},
 	{
 		why:       "what parses stands at the bottom",
-		packages:  []string{"internal/wire/...", "internal/replay/...", "internal/sipmsg/...", "internal/sdp/..."},
-		forbidden: own("mux", "auth", "joinlink", "relay", "sipfwd", "counter", "config", "admin", "logging", "daemon", "office", "minipbx", "testphone"),
+		packages:  []string{"internal/wire/...", "internal/sipmsg/...", "internal/sdp/..."},
+		forbidden: own("mux", "auth", "joinlink", "relay", "sipfwd", "atomicfile", "counter", "config", "admin", "logging", "daemon", "office", "minipbx", "testphone"),
 	},
 	{
 		why:       "the proxy and the relays work over any tunnel: they declare what they need of it",
@@ -76,7 +76,7 @@ var rules = []rule{
 	{
 		why:       "what is for tests and the demo stays out of the programs",
 		packages:  []string{"cmd/tunneld/...", "cmd/tunnelproxy/...", "tunnel/...", "internal/daemon/...", "internal/office/..."},
-		forbidden: append(own("minipbx", "testphone", "demo", "simnet"), "testing", module+"/test/..."),
+		forbidden: append(own("minipbx", "testphone", "demo"), "testing", module+"/test/..."),
 	},
 }
 
@@ -124,6 +124,16 @@ func list(t *testing.T) []goPackage {
 func TestImports(t *testing.T) {
 	packages := list(t)
 	for _, rule := range rules {
+		patterns := slices.Clone(rule.forbidden)
+		for _, pattern := range rule.packages {
+			patterns = append(patterns, module+"/"+pattern)
+		}
+		for _, pattern := range patterns {
+			stands := func(p goPackage) bool { return matches(pattern, p.ImportPath) }
+			if strings.HasPrefix(pattern, module) && !slices.ContainsFunc(packages, stands) {
+				t.Errorf("there is no package %s: %s", pattern, rule.why)
+			}
+		}
 		for _, p := range packages {
 			applies := func(pattern string) bool { return matches(module+"/"+pattern, p.ImportPath) }
 			if !slices.ContainsFunc(rule.packages, applies) {
@@ -144,7 +154,7 @@ func TestImports(t *testing.T) {
 }
 
 // pure are the packages that know no goroutine either.
-var pure = []string{"internal/wire", "internal/replay", "internal/sipmsg", "internal/sdp"}
+var pure = []string{"internal/wire", "internal/sipmsg", "internal/sdp"}
 
 func TestParsersStartNothing(t *testing.T) {
 	forEachFile(t, pure, func(files *token.FileSet, _ string, file *ast.File) {

@@ -17,6 +17,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 )
 
 // Names of the files that LoadOrCreateCertificate keeps.
@@ -108,10 +110,10 @@ func createCertificate(keyPath, certPath string) (cert tls.Certificate, pin stri
 	if err != nil {
 		return cert, "", err
 	}
-	if err := writePrivate(certPath, certPEM); err != nil {
+	if err := atomicfile.Write(certPath, certPEM); err != nil {
 		return cert, "", err
 	}
-	if err := writePrivate(keyPath, keyPEM); err != nil {
+	if err := atomicfile.Write(keyPath, keyPEM); err != nil {
 		return cert, "", err
 	}
 	return cert, pin, nil
@@ -133,28 +135,4 @@ func readPrivate(path string) ([]byte, error) {
 	buf := make([]byte, info.Size())
 	_, err = file.ReadAt(buf, 0)
 	return buf, err
-}
-
-// writePrivate writes a whole file or none: what is there after a crash is
-// complete.
-func writePrivate(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, filepath.Base(path)+".new*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	parent, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
 }

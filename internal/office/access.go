@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/tunnel"
 )
@@ -120,7 +121,7 @@ func writeJSON(path string, value any) error {
 	if err != nil {
 		return err
 	}
-	return config.WriteSecret(path, append(text, '\n'))
+	return atomicfile.Write(path, append(text, '\n'))
 }
 
 // explain turns an error of the tunnel into one with a remedy and an exit code.

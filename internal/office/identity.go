@@ -26,7 +26,7 @@ func officeName(dir *config.StateDir) (string, error) {
 		err = writeJSON(path, id)
 	}
 	if err != nil {
-		return "", &config.Error{Code: config.ExitUnsafe, Problem: "the name of this office", Remedy: "remove " + path + "; phones get new ports at the PBX then", Err: err}
+		return "", config.StateError("the name of this office", err, "remove "+path+"; phones get new ports at the PBX then")
 	}
 	// Keys are bounded, and a damaged file must not eat up the phones' part.
 	return id.Office[:min(len(id.Office), 32)], nil

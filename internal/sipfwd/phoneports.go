@@ -10,13 +10,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/siptunnel/siptunnel/internal/atomicfile"
 	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/dscp"
 )
@@ -109,7 +109,7 @@ func (p *PhonePorts) load() error {
 	}
 	var entries []bookEntry
 	if err := json.Unmarshal(b, &entries); err != nil {
-		return fmt.Errorf("%s is damaged: move it away, and phones get new ports: %w", p.cfg.StateFile, err)
+		return fmt.Errorf("%s is damaged: %w", p.cfg.StateFile, err)
 	}
 	for _, e := range entries {
 		p.book[phoneID{e.Credential, e.Key}] = &e
@@ -127,28 +127,14 @@ func (p *PhonePorts) save() {
 		entries = append(entries, *e)
 	}
 	slices.SortFunc(entries, func(a, b bookEntry) int { return cmp.Compare(a.Port, b.Port) })
-	if err := replaceFile(p.cfg.StateFile, entries); err != nil {
+	b, err := json.MarshalIndent(entries, "", " ")
+	if err == nil {
+		err = atomicfile.Write(p.cfg.StateFile, append(b, '\n'))
+	}
+	if err != nil {
 		p.cfg.Logger.Error("phone ports cannot be saved: after a restart phones may get other ports",
 			zap.String("file", p.cfg.StateFile), zap.Error(err))
 	}
-}
-
-func replaceFile(name string, v any) error {
-	b, err := json.MarshalIndent(v, "", " ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
 
 // acquire opens the port of the phone id for owner, or hands it over from past.
