@@ -318,7 +318,7 @@ func (s *Session) openPhone(body []byte) error {
 	}
 	addr, err := s.handler.OpenPhone(m.Phone, m.Key, m.State)
 	if err != nil {
-		s.log.Warn("phone not opened", zap.String("key", m.Key), zap.Error(err))
+		s.log.Debug("phone not opened", zap.String("key", m.Key), zap.Error(err))
 		s.counters.Counter("tunnel.failed.phone").Inc()
 		failed := failedError(err)
 		s.send(wire.PhoneFailed{Phone: m.Phone, Code: failed.Code, Text: failed.Text}.Append(nil))
@@ -384,7 +384,7 @@ func (s *Session) openRelay(body []byte) error {
 	}
 	addr, err := s.handler.OpenRelay(m.Channel)
 	if err != nil {
-		s.log.Warn("relay not opened", zap.Error(err))
+		s.log.Debug("relay not opened", zap.Error(err))
 		s.counters.Counter("tunnel.failed.relay").Inc()
 		failed := failedError(err)
 		s.send(wire.RelayFailed{Channel: m.Channel, Code: failed.Code, Text: failed.Text}.Append(nil))

@@ -12,7 +12,9 @@ import (
 )
 
 const (
-	maxBindings  = 32        // of one phone
+	maxBindings  = 1024      // of one phone: a gateway has many
+	maxKept      = 8 << 10   // bytes that the client keeps for a phone
+	maxStateful  = 64        // bindings that are worth trying to fit in there
 	lineParam    = "st-line" // tells apart Contacts of one phone that have the same user
 	maxURILength = 1024
 	longestLife  = 7 * 24 * time.Hour // of a registration
@@ -73,15 +75,32 @@ func (p *pbxPhone) reachable(aor string) bool {
 	return slices.ContainsFunc(p.bindings, func(b *pbxBinding) bool { return b.AOR == aor && !b.Expires.IsZero() })
 }
 
+// saveState gives the client the granted bindings to keep, the freshest when it
+// cannot keep them all.
 func (p *pbxPhone) saveState() {
+	if p.side.cfg.SaveState == nil {
+		return
+	}
 	var granted []*pbxBinding
 	for _, b := range p.bindings {
 		if !b.Expires.IsZero() {
 			granted = append(granted, b)
 		}
 	}
-	if state, err := json.Marshal(granted); err == nil && p.side.cfg.SaveState != nil {
-		p.side.cfg.SaveState(p.id, state)
+	if len(granted) > maxStateful {
+		slices.SortFunc(granted, func(a, b *pbxBinding) int { return b.Expires.Compare(a.Expires) })
+		granted = granted[:maxStateful]
+	}
+	for {
+		state, err := json.Marshal(granted)
+		if err != nil {
+			return
+		}
+		if len(state) <= maxKept {
+			p.side.cfg.SaveState(p.id, state)
+			return
+		}
+		granted = granted[:len(granted)/2]
 	}
 }
 

@@ -163,6 +163,7 @@ func (p *lanPhone) bind(a sipmsg.Addr, aor, agent string, f *flow, life time.Dur
 		p.bindings[uri] = b
 	}
 	b.flow, b.device = f, deviceOf(a)
+	p.known = true
 	b.info = PhoneInfo{
 		Key: p.key, AOR: aor, Contact: uri, Source: f.String(),
 		UserAgent: agent, Expires: time.Now().Add(life),

@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -19,10 +20,11 @@ type inbound struct {
 // sends, in order; another one reads what the tunnel brings. Both hold mu while
 // they work, as timers do.
 type lanPhone struct {
-	side  *LANSide
-	key   string
-	inbox chan inbound
-	flows []*flow // the latest, oldest first; guarded by side.mu
+	side   *LANSide
+	key    string
+	source netip.Addr // where it was first heard from
+	inbox  chan inbound
+	flows  []*flow // the latest, oldest first; guarded by side.mu
 
 	mu       sync.Mutex
 	conn     net.PacketConn // nil until the tunnel has opened it
@@ -31,6 +33,7 @@ type lanPhone struct {
 	bindings map[string]*lanBinding // by Contact URI
 	flow     *flow                  // heard last
 	lastUsed time.Time
+	known    bool // it has registered once
 	closed   bool
 
 	msg sipmsg.Message
@@ -46,9 +49,9 @@ type lanBinding struct {
 	expires slot
 }
 
-func newLANPhone(s *LANSide, key string) *lanPhone {
+func newLANPhone(s *LANSide, key string, source netip.Addr) *lanPhone {
 	p := &lanPhone{
-		side: s, key: key, inbox: make(chan inbound, phoneInbox),
+		side: s, key: key, source: source, inbox: make(chan inbound, phoneInbox),
 		bindings: make(map[string]*lanBinding), lastUsed: time.Now(),
 	}
 	p.edge = newEdge(&p.mu, s.counters, &s.budget, p.timedOut)
@@ -59,7 +62,7 @@ func newLANPhone(s *LANSide, key string) *lanPhone {
 // serve owns the phone from its first message to the end.
 func (p *lanPhone) serve() {
 	defer p.side.wg.Done()
-	idle := time.NewTicker(phoneIdle)
+	idle := time.NewTicker(strangerIdle)
 	defer idle.Stop()
 	for {
 		select {
@@ -79,8 +82,12 @@ func (p *lanPhone) serve() {
 // retire ends a phone that nothing refers to any more.
 func (p *lanPhone) retire() bool {
 	p.mu.Lock()
+	patience := strangerIdle
+	if p.known {
+		patience = phoneIdle
+	}
 	busy := len(p.inbox) > 0 || len(p.bindings) > 0 || p.legs.count > 0 || len(p.edge.servers) > 0 || len(p.edge.clients) > 0 ||
-		time.Since(p.lastUsed) < phoneIdle
+		time.Since(p.lastUsed) < patience
 	p.mu.Unlock()
 	if busy {
 		return false

@@ -17,12 +17,16 @@ import (
 )
 
 const (
-	maxPhones        = 1024
-	maxFlowsPerPhone = 16               // the oldest is forgotten: a phone may come from ever new addresses
-	phoneInbox       = 64               // messages of one phone that wait for it to be served
-	phoneIdle        = 10 * time.Minute // a phone without binding, dialog and message is forgotten
-	openWait         = 5 * time.Second  // for the tunnel to open a phone
-	allocWait        = 2 * time.Second  // for the tunnel to allocate a relay
+	maxPhones = 1024
+	// One host of the LAN cannot take every place: enough for a gateway or a
+	// small PBX with many lines.
+	maxPhonesPerSource = 512
+	maxFlowsPerPhone   = 16               // the oldest is forgotten: a phone may come from ever new addresses
+	phoneInbox         = 64               // messages of one phone that wait for it to be served
+	phoneIdle          = 10 * time.Minute // a phone without binding, dialog and message is forgotten
+	strangerIdle       = time.Minute      // the same for one that has never registered
+	openWait           = 5 * time.Second  // for the tunnel to open a phone
+	allocWait          = 2 * time.Second  // for the tunnel to allocate a relay
 )
 
 // Tunnel is what LANSide needs of the tunnel client.
@@ -169,12 +173,11 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 			s.counters.Counter("sip.dropped.stray_response").Inc()
 			return
 		}
-		if q := s.phoneOf(f, m, p); q != p {
-			if q == nil {
-				f.send(responseTo(m, 503, "Service Unavailable", randomHex(), "Retry-After", "60"))
-				return
+		if p = s.phoneOf(f, m, p); p == nil {
+			if string(m.Method()) != "ACK" {
+				f.send(responseTo(m, 503, "Too Many Phones", randomHex(), "Retry-After", "60"))
 			}
-			p = q
+			return
 		}
 	}
 	select {
@@ -213,11 +216,11 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 	defer s.mu.Unlock()
 	q := s.phones[key]
 	if q == nil {
-		if s.closed || len(s.phones) >= maxPhones {
+		if s.closed || len(s.phones) >= maxPhones || s.phonesAt(f.remote.Addr()) >= maxPhonesPerSource {
 			s.counters.Counter("sip.refused.too_many_phones").Inc()
 			return nil
 		}
-		q = newLANPhone(s, key)
+		q = newLANPhone(s, key, f.remote.Addr())
 		s.phones[key] = q
 		s.wg.Add(1)
 		go q.serve()
@@ -234,6 +237,18 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 		q.flows = slices.Delete(q.flows, 0, 1)
 	}
 	return q
+}
+
+// phonesAt counts the phones that were first heard from a. It is called with mu
+// held.
+func (s *LANSide) phonesAt(a netip.Addr) int {
+	n := 0
+	for _, p := range s.phones {
+		if p.source == a {
+			n++
+		}
+	}
+	return n
 }
 
 const instancePrefix = "instance:"

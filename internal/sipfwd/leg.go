@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	maxCallsPerPhone = 256  // that go on at once
-	maxOtherLegs     = 256  // dialogs of one phone that are no calls
+	maxCallsPerPhone = 1024 // that go on at once
+	maxOtherLegs     = 1024 // dialogs of one phone that are no calls
 	maxMediaLines    = 16   // m-lines of one leg that get a relay
 	maxLegHeaders    = 2048 // bytes of Call-ID, From and To together
 	maxTags          = 16   // branches of a fork in one leg

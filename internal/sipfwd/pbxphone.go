@@ -86,7 +86,10 @@ func (p *pbxPhone) end(reason string) {
 	}
 	p.legs.endAll(reason)
 	p.ended = true
-	life := txTimeout
+	var life time.Duration
+	if len(p.edge.clients)+len(p.edge.servers) > 0 {
+		life = txTimeout // goodbyes are under way
+	}
 	for len(p.bindings) > 0 {
 		b := p.bindings[0]
 		life = max(life, time.Until(b.Expires)+legLinger)

@@ -21,8 +21,12 @@ import (
 	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
-// ErrNoPhonePort says that every port of the phones' range is in use.
+// ErrNoPhonePort says that the phones' range has no port left for another phone
+// of the credential.
 var ErrNoPhonePort = errors.New("no phone port is free: widen --phone-ports")
+
+// saveDelay lets the phones of an office that comes back be written together.
+const saveDelay = time.Second
 
 // PhonePortsConfig configures PhonePorts. Counters and Logger may be nil.
 type PhonePortsConfig struct {
@@ -48,6 +52,8 @@ type PhonePorts struct {
 	closed bool
 	book   map[phoneID]*bookEntry
 	open   map[phoneID]*phonePort
+	saving *time.Timer // runs while the book is newer than the file
+	warned time.Time   // when the range was last reported as full
 }
 
 // phoneID names a phone of a tunnel credential.
@@ -119,6 +125,10 @@ func (p *PhonePorts) load() error {
 
 // save writes the book. It is called with mu held.
 func (p *PhonePorts) save() {
+	if p.saving != nil {
+		p.saving.Stop()
+		p.saving = nil
+	}
 	if p.cfg.StateFile == "" {
 		return
 	}
@@ -179,10 +189,14 @@ func (p *PhonePorts) bind(id phoneID) (*net.UDPConn, error) {
 		}
 	}
 	taken := make(map[uint16]bool, len(p.book))
-	for _, e := range p.book {
+	own := 0
+	for k, e := range p.book {
 		taken[e.Port] = true
+		if k.Credential == id.Credential {
+			own++
+		}
 	}
-	for n := int(p.cfg.Low); n <= int(p.cfg.High); n++ {
+	for n := int(p.cfg.Low); n <= int(p.cfg.High) && own < p.quota(); n++ {
 		if taken[uint16(n)] {
 			continue
 		}
@@ -191,18 +205,31 @@ func (p *PhonePorts) bind(id phoneID) (*net.UDPConn, error) {
 			return conn, nil
 		}
 	}
-	return p.reuse(id)
+	return p.reuse(id, own >= p.quota())
 }
 
-// reuse takes the port of the phone that has been away for longest.
-func (p *PhonePorts) reuse(id phoneID) (*net.UDPConn, error) {
+// quota is how many ports one credential can have: a stolen one must not leave
+// the other offices without.
+func (p *PhonePorts) quota() int { return max(1, (int(p.cfg.High)-int(p.cfg.Low)+1)*3/4) }
+
+// reuse takes the port of the phone that has been away for longest, one of the
+// same credential if there is one, and only such a one if ownOnly.
+func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (*net.UDPConn, error) {
 	var away []*bookEntry
 	for k, e := range p.book {
-		if p.open[k] == nil && k != id {
+		if p.open[k] == nil && k != id && (!ownOnly || k.Credential == id.Credential) {
 			away = append(away, e)
 		}
 	}
-	slices.SortFunc(away, func(a, b *bookEntry) int { return a.Used.Compare(b.Used) })
+	slices.SortFunc(away, func(a, b *bookEntry) int {
+		if own := a.Credential == id.Credential; own != (b.Credential == id.Credential) {
+			if own {
+				return -1
+			}
+			return 1
+		}
+		return a.Used.Compare(b.Used)
+	})
 	for _, e := range away {
 		if conn, err := p.listen(e.Port); err == nil {
 			delete(p.book, phoneID{e.Credential, e.Key})
@@ -211,12 +238,25 @@ func (p *PhonePorts) reuse(id phoneID) (*net.UDPConn, error) {
 		}
 	}
 	p.cfg.Counters.Counter("sip.refused.no_phone_port").Inc()
+	if now := time.Now(); now.Sub(p.warned) > time.Minute {
+		p.warned = now
+		p.cfg.Logger.Warn("a phone gets no port toward the PBX: widen --phone-ports, or revoke the credential if it is not its office's",
+			zap.String("credential", id.Credential), zap.Int("ports_of_credential", p.quota()))
+	}
 	return nil, ErrNoPhonePort
 }
 
 func (p *PhonePorts) remember(id phoneID, port uint16) {
 	p.book[id] = &bookEntry{Credential: id.Credential, Key: id.Key, Port: port, Used: time.Now()}
-	p.save()
+	if p.saving == nil {
+		p.saving = time.AfterFunc(saveDelay, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.saving != nil {
+				p.save()
+			}
+		})
+	}
 }
 
 func (p *PhonePorts) listen(port uint16) (*net.UDPConn, error) {

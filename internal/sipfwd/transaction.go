@@ -20,7 +20,7 @@ const (
 	txTimeout     = 64 * t1                // timers B, F, H and J
 	timerC        = 185 * time.Second      // section 16.6: more than three minutes
 	tryingAfter   = 200 * time.Millisecond // section 17.2.1: 100 unless the next hop is faster
-	maxTxPerPhone = 512                    // transactions of one phone, each direction
+	maxTxPerPhone = 8192                   // transactions of one phone, each direction: a gateway's linger 32 s each
 )
 
 // hop is a SIP peer of one half of the proxy: a phone's flow, or the PBX.
