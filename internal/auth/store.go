@@ -46,7 +46,7 @@ type storeState struct {
 }
 
 type credential struct {
-	created, rotated time.Time
+	created, rotated time.Time   // rotated is zero before the first rotation
 	verifiers        []*verifier // one or two, the newest first
 }
 
@@ -124,7 +124,7 @@ func (s *Store) Add(name, password string) (secret string, err error) {
 			return err
 		}
 		now := time.Now().UTC().Truncate(time.Second)
-		st.credentials[name] = &credential{created: now, rotated: now, verifiers: []*verifier{v}}
+		st.credentials[name] = &credential{created: now, verifiers: []*verifier{v}}
 		return nil
 	})
 	if err != nil {
@@ -207,7 +207,7 @@ func (s *Store) Has(name string) bool {
 type Info struct {
 	Name        string
 	Created     time.Time
-	Rotated     time.Time // of the present password; Created before any rotation
+	Rotated     time.Time // of the present password; zero before any rotation
 	Verifiers   int       // passwords that work: 1, or 2 after a Rotate
 	LastUsed    time.Time // last login with any of them; zero for none
 	OldLastUsed time.Time // last login with the older of two

@@ -37,7 +37,7 @@ type fileKDF struct {
 
 type fileCredential struct {
 	Created   time.Time      `json:"created"`
-	Rotated   time.Time      `json:"rotated"`
+	Rotated   time.Time      `json:"rotated,omitzero"`
 	Verifiers []fileVerifier `json:"verifiers"`
 }
 
