@@ -270,7 +270,10 @@ func ringing(ctx context.Context, near *testphone.Call, to *testphone.Phone) (*t
 	case far := <-to.Incoming():
 		return far, nil
 	case <-near.Done():
-		return nil, near.Err()
+		if err := near.Err(); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("the call ended before %s rang", to.User())
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%s does not ring: %w", to.User(), context.Cause(ctx))
 	}

@@ -38,7 +38,10 @@ func (d *demo) keep(ctx context.Context) error {
 	r.line("")
 	r.line("The accounts are for this run only. End it with Ctrl-C.")
 
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
 	for _, p := range []*testphone.Phone{d.first, d.second} {
 		wg.Go(func() { d.attend(ctx, p) })
 	}
@@ -54,10 +57,8 @@ func (d *demo) keep(ctx context.Context) error {
 	}
 	if err != nil {
 		d.showLogs()
-		return err
 	}
-	wg.Wait()
-	return nil
+	return err
 }
 
 // refreshEvery is how often the phones of a kept demo register again, well within their hour.
