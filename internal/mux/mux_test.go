@@ -380,10 +380,10 @@ func TestSession(t *testing.T) {
 	up.ClosePhone(1)
 	expect(t, down.events, "close 1")
 	c.Close()
-	if e := receive(t, down.events, "the end"); e != "detached: the other end closed the session: the other end shuts down" {
+	if e := receive(t, down.events, "the end"); e != "detached: the other end closed the session: it is stopping" {
 		t.Errorf("event %q", e)
 	}
-	expect(t, down.events, "closed: the other end closed the session: the other end shuts down")
+	expect(t, down.events, "closed: the other end closed the session: it is stopping")
 	if n := len(ts.Sessions()); n != 0 {
 		t.Errorf("%d sessions are left", n)
 	}

@@ -131,7 +131,7 @@ const (
 )
 
 var codeNames = map[Code]string{
-	CodeNone: "no reason given", CodeShutdown: "the other end shuts down",
+	CodeNone: "no reason given", CodeShutdown: "it is stopping",
 	CodeRevoked: "the credential was revoked", CodeFenced: "a newer connection took the session over",
 	CodeOverflow: "too much unacknowledged signalling", CodeProtocol: "protocol error",
 	CodeLimit: "a limit of the server is reached", CodeUnavailable: "not available",
