@@ -161,29 +161,59 @@ func TestTable(t *testing.T) {
 	}
 	want := `tunneld    v1, protocol siptunnel/1, process 7, up 1d1h
 listening  :5090, offices connect to tunnel.example:5090
-key        PIN
+key pin    PIN
 PBX        pbx.example:5060 (192.0.2.9:5060), answers OPTIONS in 1.2 ms
 media      192.0.2.1: 0 packets in, 0 out, 0 lost, 0 dropped since the start
 
 sessions: 1
-SESSION  CREDENTIAL  FROM               STATE  SINCE  RTT      PHONES  CALLS
-s1       berlin      198.51.100.1:4000  up     1m30s  20.0 ms  1       1
+SESSION  CREDENTIAL  FROM               STATE  SINCE  RTT      OPEN PHONES  CALLS
+s1       berlin      198.51.100.1:4000  up     1m30s  20.0 ms  1            1
 
-phones: 1
-AOR              SESSION  SOURCE  PBX-SIDE PORT  EXPIRES  USER-AGENT
-sip:101@example  s1       -       6000           1m0s     Evil?[2J?phone
+registered phones: 1
+AOR              SESSION  PBX-SIDE PORT  EXPIRES  USER-AGENT
+sip:101@example  s1       6000           1m0s     Evil?[2J?phone
 
 calls: 1
 FROM             TO               DIRECTION  STATE    FOR  SESSION  CALL-ID
 sip:101@example  sip:102@example  up         talking  5s   s1       ` + strings.Repeat("c", 57) + `...
 
 relays: 1
-PBX SIDE         LAN SIDE  REMOTE          IN  OUT  LOST  JITTER  DROPPED
-192.0.2.1:50000  -         192.0.2.9:7000  5   6    0     0.5 ms  0
+PBX SIDE         REMOTE          IN  OUT  LOST  JITTER  DROPPED
+192.0.2.1:50000  192.0.2.9:7000  5   6    0     0.5 ms  0
 
 counters: 1
 COUNT  WHAT
 2      sip.dropped.x
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestProxyTable(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := ProxyStatus{
+		Program:   Program{Name: "tunnelproxy", Version: "v1", Protocol: "siptunnel/1", PID: 7, Started: now.Add(-time.Minute)},
+		SIPListen: ":5080", LANAddress: "192.0.2.7",
+		Tunnel: Tunnel{Server: "tunnel.example:5090", Name: "berlin", Pin: "PIN", Since: now.Add(-time.Second), LastError: "no answer"},
+	}
+	var out bytes.Buffer
+	if err := s.WriteTable(&out, now); err != nil {
+		t.Fatal(err)
+	}
+	want := `tunnelproxy  v1, protocol siptunnel/1, process 7, up 1m0s
+phones use   192.0.2.7:5080 as their outbound proxy (listening on :5080, UDP and TCP)
+tunnel       tunnel.example:5090 as berlin, DOWN for 1s: no answer
+key pin      PIN
+media        0 packets in, 0 out, 0 lost, 0 dropped since the start
+
+registered phones: none
+
+calls: none
+
+relays: none in use
+
+counters: nothing was dropped or refused
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)

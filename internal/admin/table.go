@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -22,12 +23,16 @@ func WriteJSON(w io.Writer, v any) error {
 func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 	p := newPage(w)
 	p.header(s.Program, now)
-	p.fact("listening", "%s, offices connect to %s", s.Listen, s.PublicAddress)
-	p.fact("key", "%s", s.Pin)
+	public := "offices connect to " + s.PublicAddress
+	if s.PublicAddress == "" {
+		public = "by an address that is not known: set --public-address"
+	}
+	p.fact("listening", "%s, %s", s.Listen, public)
+	p.fact("key pin", "%s", s.Pin)
 	p.fact("PBX", "%s", s.PBX.describe(now))
 	p.fact("media", "%s: %d packets in, %d out, %d lost, %d dropped since the start",
 		s.MediaAddress, s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped)
-	p.table("sessions", "none: no office is connected", "SESSION\tCREDENTIAL\tFROM\tSTATE\tSINCE\tRTT\tPHONES\tCALLS", len(s.Sessions), func(i int) []any {
+	p.table("sessions", "none: no office is connected", "SESSION\tCREDENTIAL\tFROM\tSTATE\tSINCE\tRTT\tOPEN PHONES\tCALLS", len(s.Sessions), func(i int) []any {
 		e := s.Sessions[i]
 		state := "up"
 		if !e.Attached {
@@ -46,8 +51,15 @@ func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
 	p := newPage(w)
 	p.header(s.Program, now)
-	p.fact("phones use", "%s as their outbound proxy (listening on %s, UDP and TCP)", s.LANAddress, s.SIPListen)
+	proxy := s.LANAddress
+	if _, port, err := net.SplitHostPort(s.SIPListen); err == nil {
+		proxy = net.JoinHostPort(proxy, port)
+	}
+	p.fact("phones use", "%s as their outbound proxy (listening on %s, UDP and TCP)", proxy, s.SIPListen)
 	p.fact("tunnel", "%s", s.Tunnel.describe(now))
+	if s.Tunnel.Pin != "" {
+		p.fact("key pin", "%s", s.Tunnel.Pin)
+	}
 	p.fact("media", "%d packets in, %d out, %d lost, %d dropped since the start",
 		s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped)
 	p.phones(s.Phones, now)
@@ -116,19 +128,30 @@ func (p page) table(title, none, head string, n int, row func(i int) []any) {
 		return
 	}
 	fmt.Fprintf(p, "\n%s: %d\n", title, n)
-	fmt.Fprintln(p, head)
+	rows := [][]string{strings.Split(head, "\t")}
+	filled := make([]bool, len(rows[0]))
 	for i := range n {
-		cells := row(i)
-		texts := make([]string, len(cells))
-		for j, cell := range cells {
-			texts[j] = short(clean(fmt.Sprint(cell)))
+		var texts []string
+		for j, cell := range row(i) {
+			text := clean(fmt.Sprint(cell))
+			filled[j] = filled[j] || text != ""
+			texts = append(texts, short(text))
 		}
-		fmt.Fprintln(p, strings.Join(texts, "\t"))
+		rows = append(rows, texts)
+	}
+	for _, texts := range rows {
+		var shown []string
+		for j, text := range texts {
+			if filled[j] { // Or the column says nothing of anything.
+				shown = append(shown, text)
+			}
+		}
+		fmt.Fprintln(p, strings.Join(shown, "\t"))
 	}
 }
 
 func (p page) phones(phones []Phone, now time.Time) {
-	p.table("phones", "none is registered", "AOR\tSESSION\tSOURCE\tPBX-SIDE PORT\tEXPIRES\tUSER-AGENT", len(phones), func(i int) []any {
+	p.table("registered phones", "none", "AOR\tSESSION\tSOURCE\tPBX-SIDE PORT\tEXPIRES\tUSER-AGENT", len(phones), func(i int) []any {
 		e := phones[i]
 		name := e.AOR
 		if name == "" {
