@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
@@ -29,9 +30,29 @@ func (e events) CallEnded(c sipfwd.CallInfo) {
 	for _, m := range c.Media {
 		in, out, lost, jitter = in+m.PacketsIn, out+m.PacketsOut, lost+m.Lost, max(jitter, m.Jitter)
 	}
+	each := zap.Skip() // The figures of the only stream are those of the call.
+	if len(c.Media) > 1 {
+		streams := make([]stream, len(c.Media))
+		for i, m := range c.Media {
+			streams[i] = stream(m)
+		}
+		each = zap.Objects("media", streams)
+	}
 	e.log.Info("call ended", append(call(c),
 		zap.Bool("answered", !c.Answered.IsZero()), zap.Duration("duration", c.Duration), text("reason", c.Reason),
-		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), zap.Uint64("lost", lost), zap.Duration("jitter", jitter))...)
+		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), zap.Uint64("lost", lost), zap.Duration("jitter", jitter), each)...)
+}
+
+// stream is one of the media streams of a call.
+type stream sipfwd.MediaStats
+
+// MarshalLogObject is zap's.
+func (s stream) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	encoder.AddUint64("packets_in", s.PacketsIn)
+	encoder.AddUint64("packets_out", s.PacketsOut)
+	encoder.AddUint64("lost", s.Lost)
+	encoder.AddDuration("jitter", s.Jitter)
+	return nil
 }
 
 func phone(p sipfwd.PhoneInfo) []zap.Field {

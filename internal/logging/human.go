@@ -65,15 +65,7 @@ func appendField(line *bytes.Buffer, field zapcore.Field) {
 // plain gives a value without surprises for a terminal: quoted as Go would when it holds a space, a quote, an equals
 // sign or anything that is not printable ASCII.
 func plain(value any) string {
-	text := ""
-	switch v := value.(type) {
-	case time.Duration:
-		text = rounded(v).String()
-	case time.Time:
-		text = v.Format(time.RFC3339)
-	default:
-		text = fmt.Sprint(v)
-	}
+	text := inWords(value)
 	special := func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '=' }
 	if text == "" || strings.ContainsFunc(text, special) {
 		return strconv.QuoteToASCII(text)
@@ -81,13 +73,31 @@ func plain(value any) string {
 	return text
 }
 
-// rounded takes digits off a duration that nobody reads: 1m32.4s, not 1m32.417355917s.
-func rounded(d time.Duration) time.Duration {
-	switch {
-	case d > time.Second || d < -time.Second:
-		return d.Round(100 * time.Millisecond)
-	case d > time.Millisecond || d < -time.Millisecond:
-		return d.Round(100 * time.Microsecond)
+func inWords(value any) string {
+	var parts []string
+	switch v := value.(type) {
+	case time.Duration:
+		return duration(v)
+	case time.Time:
+		return v.Format(time.RFC3339)
+	case []any:
+		for _, item := range v {
+			parts = append(parts, inWords(item))
+		}
+		return strings.Join(parts, "; ")
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			parts = append(parts, key+" "+inWords(v[key]))
+		}
+		return strings.Join(parts, ", ")
 	}
-	return d
+	return fmt.Sprint(value)
+}
+
+// duration is without digits that nobody reads, and in ASCII: 1m32.4s and 0.4ms, not 1m32.417355917s and 406.762us.
+func duration(d time.Duration) string {
+	if d.Abs() >= time.Second {
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return strconv.FormatFloat(float64(d.Round(100*time.Microsecond))/float64(time.Millisecond), 'f', -1, 64) + "ms"
 }

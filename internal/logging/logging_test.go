@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
 
 func TestHumanLine(t *testing.T) {
@@ -24,6 +26,42 @@ func TestHumanLine(t *testing.T) {
 	want := "info   call ended  session=a1 from=101 duration=1m32.4s lost=3 error=\"no answer\"\n"
 	if line != want {
 		t.Errorf("got  %q\nwant %q", line, want)
+	}
+}
+
+// TestCallEnded has the figures of a call, and of each of its streams where there are several.
+func TestCallEnded(t *testing.T) {
+	audio := sipfwd.MediaStats{PacketsIn: 10, PacketsOut: 9, Lost: 1, Jitter: 406762}
+	video := sipfwd.MediaStats{PacketsIn: 200, PacketsOut: 100, Jitter: 2 * time.Millisecond}
+	for _, test := range []struct {
+		media       []sipfwd.MediaStats
+		human, json string
+	}{
+		{[]sipfwd.MediaStats{audio}, "packets_in=10 packets_out=9 lost=1 jitter=0.4ms\n", `"packets_in":10,"packets_out":9,"lost":1,"jitter":0.000406762}`},
+		{
+			[]sipfwd.MediaStats{audio, video},
+			`packets_in=210 packets_out=109 lost=1 jitter=2ms media="jitter 0.4ms, lost 1, packets_in 10, packets_out 9; jitter 2ms, lost 0, packets_in 200, packets_out 100"` + "\n",
+			`"media":[{"packets_in":10,"packets_out":9,"lost":1,"jitter":0.000406762},{"packets_in":200,"packets_out":100,"lost":0,"jitter":0.002}]}`,
+		},
+	} {
+		for format, want := range map[Format]string{Human: test.human, JSON: test.json} {
+			var out bytes.Buffer
+			Events(New(&out, Info, format)).CallEnded(sipfwd.CallInfo{Media: test.media})
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("got  %s\nwant %s", out.String(), want)
+			}
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0ms", 406762: "0.4ms", 20 * time.Millisecond: "20ms", 12345678: "12.3ms", 999999999: "1000ms",
+		time.Second: "1s", 92417355917: "1m32.4s", -406762: "-0.4ms",
+	} {
+		if got := duration(d); got != want {
+			t.Errorf("%d: %s, want %s", d, got, want)
+		}
 	}
 }
 
