@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 )
 
 // Checklist writes what a check command finds, one line a finding, and remembers the first failure: its exit code is the
@@ -11,6 +13,7 @@ import (
 type Checklist struct {
 	w      io.Writer
 	failed *Error
+	first  string // what failed
 }
 
 // NewChecklist makes an empty list that writes to w.
@@ -27,6 +30,33 @@ func (c *Checklist) Warn(what, remedy, format string, args ...any) {
 	c.remedy(remedy)
 }
 
+// Ports looks for UDP ports that a program can take from a range: n adjacent ones, the first of them even if n is 2. It
+// stops at the first that are free, as the program does: others on the machine may have some.
+func (c *Checklist) Ports(what, flag string, addr netip.Addr, ports PortRange, n int) {
+	where := net.JoinHostPort(addr.String(), ports.String()) + "/udp"
+	var last error
+	free := 0
+	for port := int(ports.Low); port <= int(ports.High); port++ {
+		if free == 0 && port%n != 0 {
+			continue
+		}
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, uint16(port))))
+		if err != nil {
+			last, free = err, 0
+			continue
+		}
+		conn.Close()
+		if free++; free == n {
+			c.OK(what, "%s can be used", where)
+			return
+		}
+	}
+	if last == nil {
+		last = errors.New("no pair of ports") // Of a range that validation refuses.
+	}
+	c.Fail(what, ListenError(last, flag, where))
+}
+
 // Fail notes a failure.
 func (c *Checklist) Fail(what string, err error) {
 	e, ok := errors.AsType[*Error](err)
@@ -36,7 +66,7 @@ func (c *Checklist) Fail(what string, err error) {
 	c.line("FAIL", what, e.problem())
 	c.remedy(e.Remedy)
 	if c.failed == nil {
-		c.failed = e
+		c.failed, c.first = e, what
 	}
 }
 
@@ -45,7 +75,7 @@ func (c *Checklist) Err() error {
 	if c.failed == nil {
 		return nil
 	}
-	return &Error{Code: c.failed.Code, Problem: "check failed", Err: errors.New(c.failed.Problem)}
+	return &Error{Code: c.failed.Code, Problem: "check failed", Err: errors.New(c.first + ": " + c.failed.problem())}
 }
 
 func (c *Checklist) line(verdict, what, text string) {

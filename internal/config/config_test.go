@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -175,8 +177,8 @@ func TestFileErrorsNameTheLine(t *testing.T) {
 		{"no value", "listen:\n", ":1: listen: has no value", "Where to listen."},
 		{"nested", "listen:\n  host: x\n", ":2: listen: is not a plain value", "Where to listen."},
 		{"twice", "dir: /x\ndir: /y\n", `:2: "dir" is set twice`, "remove one"},
-		{"list", "- dir\n", ":1: not a list of settings", "one setting a line"},
-		{"not YAML", "listen: [\n", "is not valid YAML", "one setting a line"},
+		{"list", "- dir\n", ":1: not lines of the form  key: value", "like  listen: :5090"},
+		{"not YAML", "listen: [\n", "is not valid YAML", "like  listen: :5090"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := parse(t, test.file, "serve")
@@ -305,6 +307,9 @@ func TestReadSecret(t *testing.T) {
 	if got, err := ReadSecret("password", write("good", " correct horse \r\n", 0o600), nil); err != nil || got != "correct horse" {
 		t.Errorf("got %q, %v", got, err)
 	}
+	if got, err := ReadSecret("password", write("group", "s3cret", 0o640), nil); err != nil || got != "s3cret" {
+		t.Errorf("got %q, %v", got, err)
+	}
 	if got, err := ReadSecret("password", "-", strings.NewReader("from stdin\n")); err != nil || got != "from stdin" {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -321,6 +326,13 @@ func TestReadSecret(t *testing.T) {
 		} else if strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: the error shows the secret: %v", name, err)
 		}
+	}
+}
+
+func TestFirstLine(t *testing.T) {
+	rest := strings.NewReader("one\ntwo")
+	if line, err := io.ReadAll(&firstLine{r: rest}); err != nil || string(line) != "one\n" || rest.Len() != len("two") {
+		t.Errorf("%q, %v, %d left", line, err, rest.Len())
 	}
 }
 
@@ -349,7 +361,7 @@ func TestChecklist(t *testing.T) {
 	}
 	list.Fail("PBX", Errorf(ExitUnreachable, "start it", "silent"))
 	list.Fail("state", Errorf(ExitUnsafe, "", "open"))
-	if ExitOf(list.Err()) != ExitUnreachable {
+	if err := list.Err(); ExitOf(err) != ExitUnreachable || err.Error() != "check failed: PBX: silent" {
 		t.Errorf("got %v", list.Err())
 	}
 	want := "ok    port             free\n" +
@@ -360,5 +372,36 @@ func TestChecklist(t *testing.T) {
 		"FAIL  state            open\n"
 	if out.String() != want {
 		t.Errorf("got\n%s", out.String())
+	}
+}
+
+func TestChecklistPorts(t *testing.T) {
+	addr := netip.AddrFrom4([4]byte{127, 97, byte(os.Getpid() / 250 % 250), byte(1 + os.Getpid()%250)})
+	take := func(port uint16) {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	take(2001)
+	take(2002)
+	for _, test := range []struct {
+		ports PortRange
+		n     int
+		code  Exit
+	}{
+		{PortRange{2000, 2003}, 1, ExitOK},
+		{PortRange{2001, 2002}, 1, ExitTaken},
+		{PortRange{2000, 2003}, 2, ExitTaken},
+		{PortRange{2000, 2005}, 2, ExitOK},
+		{PortRange{2003, 2004}, 2, ExitTaken},
+	} {
+		var out bytes.Buffer
+		list := NewChecklist(&out)
+		list.Ports("ports", "--ports", addr, test.ports, test.n)
+		if ExitOf(list.Err()) != test.code {
+			t.Errorf("%v by %d: %s", test.ports, test.n, out.String())
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -88,7 +89,7 @@ func parseFile(path string, r io.Reader, known map[string]*kong.Flag) (fileValue
 	var doc yaml.Node
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return nil, &Error{Code: ExitConfig, Problem: path + " is not valid YAML", Err: plainYAML(err),
-			Remedy: "one setting a line, like  pbx: 192.0.2.10:5060"}
+			Remedy: example(known)}
 	}
 	values := fileValues{}
 	if len(doc.Content) == 0 {
@@ -99,7 +100,7 @@ func parseFile(path string, r io.Reader, known map[string]*kong.Flag) (fileValue
 		return values, nil
 	}
 	if root.Kind != yaml.MappingNode {
-		return nil, bad(root.Line, "one setting a line, like  pbx: 192.0.2.10:5060", "not a list of settings")
+		return nil, bad(root.Line, example(known), "not lines of the form  key: value")
 	}
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key, value := root.Content[i], root.Content[i+1]
@@ -120,6 +121,16 @@ func parseFile(path string, r io.Reader, known map[string]*kong.Flag) (fileValue
 		values[key.Value] = text
 	}
 	return values, nil
+}
+
+// example is a line as it should be: a setting of the program with its default.
+func example(known map[string]*kong.Flag) string {
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		if flag := known[name]; flag.HasDefault && !strings.Contains(flag.Default, "/") {
+			return "one setting a line, like  " + name + ": " + flag.Default
+		}
+	}
+	return "one setting a line, like  key: value"
 }
 
 // scalars gives the text of a plain value, or of a list of plain values with commas between them.
