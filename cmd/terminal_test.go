@@ -55,7 +55,7 @@ func TestFirstStartOnATerminal(t *testing.T) {
 	lines := bufio.NewScanner(screen) // Ends with an error once the program has closed its end.
 	for lines.Scan() {
 		line := strings.TrimRight(lines.Text(), "\r")
-		if strings.Contains(line, "tunnelproxy join 'siptunnel://default:") && strings.Contains(line, "@"+address+":5090#") {
+		if strings.HasPrefix(line, "  siptunnel://default:") && strings.Contains(line, "@"+address+":5090#") {
 			links++
 		}
 		if strings.Contains(line, " info   tunneld is up  ") {
@@ -74,4 +74,26 @@ func TestFirstStartOnATerminal(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(state, "join-link")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the link is in a file too: %v", err)
 	}
+}
+
+// TestJoinAtATerminal pastes a link, after which there is no end of file.
+func TestJoinAtATerminal(t *testing.T) {
+	screen, terminal := openTerminal(t)
+	state := filepath.Join(t.TempDir(), "state")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(programs, "tunnelproxy"), "join", "--state-dir", state, "--offline", "-")
+	var said strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	watchdog := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer watchdog.Stop()
+	link := "siptunnel://berlin:correct-zebra-91@tunnel.example.com:5090#" + strings.Repeat("A", 43)
+	if _, err := screen.WriteString(link + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.HasPrefix(said.String(), "join link: tunnel.example.com:5090 is the server of this office") {
+		t.Errorf("ended with %v: %s", err, said.String())
+	}
+	terminal.Close()
 }

@@ -52,7 +52,11 @@ import (
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/mux"
+	"github.com/siptunnel/siptunnel/internal/wire"
 )
+
+// Protocol names the protocol, with the version that both ends have to agree on.
+const Protocol = wire.ALPN
 
 // Config says which server to connect to and how. Server, Name and Password
 // are required. The formats of package fmt show it without the password.

@@ -5,19 +5,18 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
-	"strconv"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/program"
 )
 
 type checkCommand struct {
 	settings
 }
 
-func (c *checkCommand) Run(ctx context.Context, common *common, s *streams) error {
-	list := config.NewChecklist(s.out)
+func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
+	list := config.NewChecklist(s.Out)
 	if err := config.CheckStateDir(common.StateDir); err != nil {
 		list.Fail("state directory", err)
 	} else {
@@ -31,7 +30,7 @@ func (c *checkCommand) Run(ctx context.Context, common *common, s *streams) erro
 	list.OK("settings", "PBX %v with domain %s, media at %v", p.pbx, p.domain, p.mediaAddress)
 
 	var running admin.DaemonStatus
-	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, &running); err == nil {
+	if err := tunneld().Client(common).Call(ctx, http.MethodGet, "/v1/status", nil, &running); err == nil {
 		list.OK("ports", "in use by the tunneld that runs as process %d", running.PID)
 	} else {
 		checkPorts(list, &c.settings, p)
@@ -60,30 +59,6 @@ func checkPorts(list *config.Checklist, s *settings, p *place) {
 		ln.Close()
 		list.OK("listen", "%s/tcp is free", p.listen)
 	}
-	checkRange(list, "media ports", "--media-ports", p.mediaAddress, s.MediaPorts)
-	checkRange(list, "phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts)
-}
-
-// checkRange fails when no port of a range is free, and mentions it when some are not: serve passes over those.
-func checkRange(list *config.Checklist, what, flag string, addr netip.Addr, ports config.PortRange) {
-	free := 0
-	var last error
-	for port := int(ports.Low); port <= int(ports.High); port++ {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, uint16(port))))
-		if err != nil {
-			last = err
-			continue
-		}
-		conn.Close()
-		free++
-	}
-	where := net.JoinHostPort(addr.String(), ports.String()) + "/udp"
-	switch {
-	case free == 0:
-		list.Fail(what, config.ListenError(last, flag, where))
-	case free < ports.Len():
-		list.Warn(what, "", "%s: "+strconv.Itoa(ports.Len()-free)+" of %d ports are taken and will be passed over", where, ports.Len())
-	default:
-		list.OK(what, "%s are free", where)
-	}
+	list.Ports("media ports", "--media-ports", p.mediaAddress, s.MediaPorts, 2)
+	list.Ports("phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts, 1)
 }

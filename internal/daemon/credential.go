@@ -13,6 +13,7 @@ import (
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/program"
 )
 
 type credentialCommand struct {
@@ -52,11 +53,20 @@ type secretFlags struct {
 	JSON         bool   `name:"json" help:"Print JSON."`
 }
 
-func (f *secretFlags) password(s *streams) (string, error) {
-	if f.PasswordFile == "" {
-		return "", nil
+// run has the daemon make a secret by a POST to path, and prints it.
+func (f *secretFlags) run(ctx context.Context, common *program.Common, s *program.Streams, path, name, done string) error {
+	in := newSecret{Name: name}
+	if f.PasswordFile != "" {
+		var err error
+		if in.Password, err = config.ReadSecret("--password-file", f.PasswordFile, s.In); err != nil {
+			return err
+		}
 	}
-	return config.ReadSecret("--password-file", f.PasswordFile, s.in)
+	var made issued
+	if err := tunneld().Client(common).Call(ctx, http.MethodPost, path, in, &made); err != nil {
+		return err
+	}
+	return f.print(s.Out, done, made)
 }
 
 func (f *secretFlags) print(w io.Writer, done string, made issued) error {
@@ -67,7 +77,7 @@ func (f *secretFlags) print(w io.Writer, done string, made issued) error {
 		_, err := fmt.Fprintln(w, made.Link)
 		return err
 	}
-	_, err := fmt.Fprintf(w, "credential %s %s\n\n  secret  %s\n  link    %s\n\nIn the office, once:  tunnelproxy join '%s'\n", made.Name, done, made.Secret, made.Link, made.Link)
+	_, err := fmt.Fprintf(w, "credential %s %s\n\n  secret  %s\n  link    %s\n\nIn the office run once, and paste the link:  tunnelproxy join -\n", made.Name, done, made.Secret, made.Link)
 	return err
 }
 
@@ -76,16 +86,8 @@ type credentialAdd struct {
 	Name string `arg:"" help:"Name of the office: a-z, 0-9, dot, hyphen, underscore."`
 }
 
-func (c *credentialAdd) Run(ctx context.Context, common *common, s *streams) error {
-	password, err := c.password(s)
-	if err != nil {
-		return err
-	}
-	var made issued
-	if err := common.client().Call(ctx, http.MethodPost, "/v1/credentials", newSecret{c.Name, password}, &made); err != nil {
-		return err
-	}
-	return c.print(s.out, "added", made)
+func (c *credentialAdd) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
+	return c.run(ctx, common, s, "/v1/credentials", c.Name, "added")
 }
 
 type credentialRotate struct {
@@ -93,17 +95,9 @@ type credentialRotate struct {
 	Name string `arg:"" help:"Name of the credential."`
 }
 
-func (c *credentialRotate) Run(ctx context.Context, common *common, s *streams) error {
-	password, err := c.password(s)
-	if err != nil {
-		return err
-	}
-	var made issued
-	path := "/v1/credentials/" + url.PathEscape(c.Name) + "/rotate"
-	if err := common.client().Call(ctx, http.MethodPost, path, newSecret{c.Name, password}, &made); err != nil {
-		return err
-	}
-	return c.print(s.out, "rotated; the old secret works too until the next rotation or 'credential revoke --old "+c.Name+"'", made)
+func (c *credentialRotate) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
+	return c.run(ctx, common, s, "/v1/credentials/"+url.PathEscape(c.Name)+"/rotate", c.Name,
+		"rotated; the old secret works too until the next rotation or 'credential revoke --old "+c.Name+"'")
 }
 
 type credentialRevoke struct {
@@ -111,15 +105,15 @@ type credentialRevoke struct {
 	Old  bool   `help:"Revoke only the secret before the last rotation."`
 }
 
-func (c *credentialRevoke) Run(ctx context.Context, common *common, s *streams) error {
+func (c *credentialRevoke) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
 	path, done := "/v1/credentials/"+url.PathEscape(c.Name), "revoked; its sessions are over"
 	if c.Old {
 		path, done = path+"/old", "has only its new secret now"
 	}
-	if err := common.client().Call(ctx, http.MethodDelete, path, nil, nil); err != nil {
+	if err := tunneld().Client(common).Call(ctx, http.MethodDelete, path, nil, nil); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(s.out, "credential %s %s\n", c.Name, done)
+	_, err := fmt.Fprintf(s.Out, "credential %s %s\n", c.Name, done)
 	return err
 }
 
@@ -127,24 +121,21 @@ type credentialList struct {
 	JSON bool `name:"json" help:"Print JSON."`
 }
 
-func (c *credentialList) Run(ctx context.Context, common *common, s *streams) error {
+func (c *credentialList) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
 	var list []credential
-	if err := common.client().Call(ctx, http.MethodGet, "/v1/credentials", nil, &list); err != nil {
+	if err := tunneld().Client(common).Call(ctx, http.MethodGet, "/v1/credentials", nil, &list); err != nil {
 		return err
 	}
 	if c.JSON {
-		return admin.WriteJSON(s.out, list)
+		return admin.WriteJSON(s.Out, list)
 	}
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(s.out, "there are no credentials: nobody can connect. Make one with: tunneld credential add NAME")
+		_, err := fmt.Fprintln(s.Out, "there are no credentials: nobody can connect. Make one with: tunneld credential add NAME")
 		return err
 	}
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tCREATED\tROTATED\tSECRETS\tLAST USED\tSESSIONS")
 	for _, e := range list {
-		if e.Rotated.Equal(e.Created) {
-			e.Rotated = time.Time{}
-		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d\n", e.Name, day(e.Created), day(e.Rotated), e.Verifiers, day(e.LastUsed), e.Sessions)
 	}
 	return w.Flush()
@@ -160,7 +151,7 @@ func day(t time.Time) string {
 // credentials answers the commands above, inside the daemon.
 type credentials struct {
 	store    *auth.Store
-	public   config.Endpoint
+	public   func() config.Endpoint // zero: not known just now
 	pin      string
 	sessions func() map[string]int // by credential
 }
@@ -186,14 +177,12 @@ func (c *credentials) list(*http.Request, struct{}) ([]credential, error) {
 }
 
 func (c *credentials) add(_ *http.Request, in newSecret) (issued, error) {
-	secret, err := c.store.Add(in.Name, in.Password)
-	return c.issue(in.Name, secret, err)
+	return c.issue(in.Name, func() (string, error) { return c.store.Add(in.Name, in.Password) })
 }
 
 func (c *credentials) rotate(r *http.Request, in newSecret) (issued, error) {
 	name := r.PathValue("name")
-	secret, err := c.store.Rotate(name, in.Password)
-	return c.issue(name, secret, err)
+	return c.issue(name, func() (string, error) { return c.store.Rotate(name, in.Password) })
 }
 
 func (c *credentials) revoke(r *http.Request, _ struct{}) (struct{}, error) {
@@ -206,11 +195,17 @@ func (c *credentials) revokeOld(r *http.Request, _ struct{}) (struct{}, error) {
 	return struct{}{}, credentialError(name, c.store.DropOld(name))
 }
 
-func (c *credentials) issue(name, secret string, err error) (issued, error) {
+// issue makes a secret and its link, or neither.
+func (c *credentials) issue(name string, secret func() (string, error)) (issued, error) {
+	public := c.public()
+	if public.IsZero() {
+		return issued{}, config.Errorf(config.ExitTaken, publicRemedy, "this machine has no address that a join link could name")
+	}
+	text, err := secret()
 	if err != nil {
 		return issued{}, credentialError(name, err)
 	}
-	return issued{Name: name, Secret: secret, Link: link(c.public, name, secret, c.pin)}, nil
+	return issued{Name: name, Secret: text, Link: link(public, name, text, c.pin)}, nil
 }
 
 // credentialError says what to do about it.
@@ -224,7 +219,7 @@ func credentialError(name string, err error) error {
 	weak, isWeak := errors.AsType[*auth.WeakPasswordError](err)
 	switch {
 	case isWeak:
-		return fail(config.ExitConfig, weak.Error(), "leave --password-file out, and a good one is generated")
+		return fail(config.ExitConfig, "the password "+weak.Reason, "choose another, or leave --password-file out to have one generated")
 	case errors.Is(err, auth.ErrPasswordReused):
 		return fail(config.ExitConfig, "this is its present password", "take another, or leave --password-file out")
 	case errors.Is(err, auth.ErrName):

@@ -25,20 +25,25 @@ func link(public config.Endpoint, name, secret, pin string) string {
 
 // firstStart makes the credential that the first office connects with, and hands its link over: to the person at the
 // terminal, else into a file that only this user can read.
-func firstStart(store *auth.Store, dir *config.StateDir, public config.Endpoint, pin string, stdout io.Writer, log *zap.Logger) error {
+func firstStart(store *auth.Store, dir *config.StateDir, p *place, pin string, stdout io.Writer, log *zap.Logger) error {
+	if p.public.IsZero() {
+		log.Warn("first start: no join link is made, as this machine has no address that it could name; " + publicRemedy +
+			", and make one with: tunneld credential add NAME")
+		return nil
+	}
 	secret, err := store.Add(defaultCredential, "")
 	if err != nil {
 		return fmt.Errorf("first start: %w", err)
 	}
-	line := link(public, defaultCredential, secret, pin)
+	line := link(p.public, defaultCredential, secret, pin)
 	if logging.IsTerminal(stdout) {
-		_, err := fmt.Fprintf(stdout, "\nThis is the first start. In the office, run once (it is not shown again):\n\n  tunnelproxy join '%s'\n\n", line)
+		_, err := fmt.Fprintf(stdout, "\nThis is the first start, with a link for the office (it is not shown again):\n\n  %s\n\nThere run once, and paste it:  tunnelproxy join -\n\n", line)
 		return err
 	}
 	path := dir.Path(linkFileName)
 	if err := atomicfile.Write(path, []byte(line+"\n")); err != nil {
 		return fmt.Errorf("first start: %w", err)
 	}
-	log.Info("first start: the join link of credential default is in a file; take it to the office and remove it", zap.String("file", path))
+	log.Info("first start: the join link of credential default is in a file; take it to the office, run there: tunnelproxy join - <join-link, and remove it", zap.String("file", path))
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"go.uber.org/zap"
@@ -153,10 +154,20 @@ func (o *office) Attached() {
 }
 
 func (o *office) Detached(reason error) {
-	if _, bye := errors.AsType[*mux.ByeError](reason); bye {
-		return // Nobody comes back after a Bye, and Closed follows.
+	if isFinal(reason) {
+		return // Closed follows.
 	}
 	o.log.Info("session cut, its place is kept", zap.Duration("grace", mux.DefaultGrace), zap.NamedError("reason", reason))
+}
+
+// isFinal reports whether nobody comes back to a session that lost its connection like this: one of the ends has ended it.
+func isFinal(reason error) bool {
+	if _, bye := errors.AsType[*mux.ByeError](reason); bye {
+		return true
+	}
+	return slices.ContainsFunc([]error{mux.ErrShutdown, mux.ErrProtocol, mux.ErrOverflow, errRevoked, errPBXMoved}, func(final error) bool {
+		return errors.Is(reason, final)
+	})
 }
 
 func (o *office) Closed(reason error) {

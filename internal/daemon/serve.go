@@ -17,17 +17,13 @@ import (
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/config"
-	"github.com/siptunnel/siptunnel/internal/config/sdnotify"
 	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/logging"
 	"github.com/siptunnel/siptunnel/internal/mux"
+	"github.com/siptunnel/siptunnel/internal/program"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
-
-// stopTimeout is how long a clean end may take before the program leaves all the same. Service managers and people
-// count on five seconds.
-const stopTimeout = 4500 * time.Millisecond
 
 const (
 	storeFileName  = "credentials.json"
@@ -44,24 +40,15 @@ type serveCommand struct {
 	settings
 }
 
-func (c *serveCommand) Run(ctx context.Context, common *common, s *streams) error {
-	log := logging.New(s.err, c.LogLevel, c.LogFormat)
-	d := &daemon{settings: &c.settings, log: log, started: time.Now(), failed: make(chan error, 1), offices: map[*office]struct{}{}}
-	err := d.start(ctx, common.StateDir, s)
-	if err == nil {
-		d.notify(sdnotify.Ready)
-		select {
-		case <-ctx.Done():
-			log.Info("stopping")
-		case err = <-d.failed:
-		}
-		d.notify(sdnotify.Stopping)
-	}
-	return errors.Join(err, d.stop())
+func (c *serveCommand) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
+	log := logging.New(s.Err, c.LogLevel, c.LogFormat)
+	d := &daemon{Service: program.NewService(log), settings: &c.settings, log: log, started: time.Now(), offices: map[*office]struct{}{}}
+	return d.Run(ctx, func() error { return d.start(ctx, common.StateDir, s) }, nil)
 }
 
 // daemon is a running tunneld.
 type daemon struct {
+	*program.Service
 	settings *settings
 	place    *place
 	log      *zap.Logger
@@ -78,30 +65,21 @@ type daemon struct {
 	mediaPorts *relay.Ports
 	server     *mux.Server
 
-	failed  chan error // the server's end, when nobody asked for it
-	closers []func()   // undo start, last first
-
 	mu      sync.Mutex
 	offices map[*office]struct{}
 }
 
-func (d *daemon) notify(state string) {
-	if err := sdnotify.Notify(os.Getenv("NOTIFY_SOCKET"), state); err != nil {
-		d.log.Warn("the service manager cannot be told", zap.String("state", state), zap.Error(err))
-	}
-}
-
-// start brings everything up, or returns an error; stop is due in either case.
-func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
+// start brings everything up, or returns an error.
+func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams) error {
 	var err error
 	if d.place, err = d.settings.survey(ctx, resolveHost); err != nil {
 		return err
 	}
-	dir, err := config.OpenStateDir(stateDir, program)
+	dir, err := config.OpenStateDir(stateDir, name)
 	if err != nil {
 		return err
 	}
-	d.onStop(func() { _ = dir.Close() })
+	d.OnStop(func() { _ = dir.Close() })
 
 	// The port is taken before any key is made: a first start that fails here leaves a directory and a lock, and nothing that a
 	// later start would take up.
@@ -109,7 +87,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 	if err != nil {
 		return config.ListenError(err, "--listen", d.place.listen.String()+"/tcp")
 	}
-	d.onStop(func() { _ = listener.Close() })
+	d.OnStop(func() { _ = listener.Close() })
 	if err := d.openPBXSide(dir); err != nil {
 		return err
 	}
@@ -130,7 +108,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 		Handler:     d,
 		Domain:      d.place.domain,
 		PBX:         d.place.pbx,
-		Software:    program + " " + config.Version(),
+		Software:    name + " " + config.Version(),
 		Counters:    &d.counters,
 		Logger:      d.log,
 	})
@@ -139,7 +117,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *streams) error {
 		return err
 	}
 	if isFirst {
-		if err := firstStart(d.store, dir, d.place.public, d.pin, s.out, d.log); err != nil {
+		if err := firstStart(d.store, dir, d.place, d.pin, s.Out, d.log); err != nil {
 			return err
 		}
 	} else if len(d.store.List()) == 0 {
@@ -162,69 +140,53 @@ func (d *daemon) openPBXSide(dir *config.StateDir) error {
 	if err != nil {
 		return config.StateError("the ports of the phones", err, "remove "+dir.Path(phonesFileName)+" or its mistake; without it phones have new ports at the PBX")
 	}
-	d.onStop(func() { _ = d.phonePorts.Close() })
+	d.OnStop(func() { _ = d.phonePorts.Close() })
 	d.mediaPorts, err = relay.NewPorts(d.place.mediaAddress, d.settings.MediaPorts.Low, d.settings.MediaPorts.High)
 	if err != nil {
-		return &config.Error{Code: config.ExitConfig, Problem: "media-ports", Err: err}
+		return config.ListenError(err, "--media-ports", net.JoinHostPort(d.place.mediaAddress.String(), d.settings.MediaPorts.String())+"/udp")
 	}
 	return nil
 }
 
 func (d *daemon) openControl(dir *config.StateDir) error {
-	control, err := admin.Listen(dir.Path(socketName))
+	control, err := admin.Listen(dir.Path(tunneld().SocketName()))
 	if err != nil {
 		return err
 	}
 	routes := http.NewServeMux()
 	routes.Handle("GET /v1/status", admin.Route(func(*http.Request, struct{}) (admin.DaemonStatus, error) { return d.status(), nil }))
-	(&credentials{store: d.store, public: d.place.public, pin: d.pin, sessions: d.sessionsByCredential}).routes(routes)
+	(&credentials{store: d.store, public: d.publicAddress, pin: d.pin, sessions: d.sessionsByCredential}).routes(routes)
 	server := admin.Serve(control, routes)
-	d.onStop(func() { _ = server.Close() })
+	d.OnStop(func() { _ = server.Close() })
 	return nil
 }
 
-// run starts the goroutines of the daemon; each is waited for by the function that it gives to onStop.
+// run starts the goroutines of the daemon; each is waited for by the function that it gives to OnStop.
 func (d *daemon) run(listener net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { d.pbx.run(ctx) })
 	running.Go(func() {
 		if err := d.server.Serve(listener); err != nil && ctx.Err() == nil {
-			d.failed <- fmt.Errorf("the listener on %s broke: %w", d.place.listen, err)
+			d.Fail(fmt.Errorf("the listener on %s broke: %w", d.place.listen, err))
 		}
 	})
-	d.onStop(func() {
+	d.OnStop(func() {
 		cancel()
 		_ = d.server.Close()
 		running.Wait()
 	})
 	d.log.Info("tunneld is up",
 		zap.String("version", config.Version()), zap.Stringer("listen", listener.Addr()), zap.Stringer("pbx", d.place.pbx),
-		zap.String("domain", d.place.domain), zap.Stringer("media_address", d.place.mediaAddress), zap.String("pin", d.pin))
+		zap.String("domain", d.place.domain), zap.Stringer("media_address", d.place.mediaAddress), zap.String("key_pin", d.pin))
 	if doubt := d.settings.publicDoubt(d.place); doubt != "" {
 		d.log.Warn(doubt + "; " + publicRemedy)
 	}
 }
 
-func (d *daemon) onStop(f func()) { d.closers = append(d.closers, f) }
-
-// stop undoes start, in reverse, for no longer than stopTimeout.
-func (d *daemon) stop() error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := len(d.closers) - 1; i >= 0; i-- {
-			d.closers[i]()
-		}
-	}()
-	timeout := time.NewTimer(stopTimeout)
-	defer timeout.Stop()
-	select {
-	case <-done:
-		return nil
-	case <-timeout.C:
-		return config.Errorf(config.ExitFailed, "", "the end took longer than %v and was cut short", stopTimeout)
-	}
+// publicAddress is what join links say, also when the network came up later than this program.
+func (d *daemon) publicAddress() config.Endpoint {
+	return d.settings.publicAddress(d.place.listen.Port, config.DefaultSource)
 }
 
 // NewSession is part of mux.Handler.

@@ -52,7 +52,7 @@ func (s *settings) validate() error {
 // place is where this machine and the PBX are: what settings leave open, found out.
 type place struct {
 	listen       config.Endpoint
-	public       config.Endpoint // what join links say
+	public       config.Endpoint // what join links say; zero when that is not known
 	domain       string
 	pbx          netip.AddrPort
 	pbxAll       []netip.Addr // all addresses of the PBX's name
@@ -85,7 +85,7 @@ func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error)
 	if p.mediaAddress, err = s.mediaAddress(p.phoneAddress); err != nil {
 		return nil, err
 	}
-	p.public = s.publicAddress(p.listen.Port)
+	p.public = s.publicAddress(p.listen.Port, config.DefaultSource)
 	return p, nil
 }
 
@@ -104,23 +104,27 @@ func (s *settings) mediaAddress(phoneAddress netip.Addr) (netip.Addr, error) {
 	return s.MediaAddress.Addr, nil
 }
 
-func (s *settings) publicAddress(listenPort uint16) config.Endpoint {
+// publicAddress is what was given, else what --listen was given, else the address of the default route. Without one it is
+// zero: a link that names this machine by its loopback address would lead an office to itself.
+func (s *settings) publicAddress(listenPort uint16, source func() (netip.Addr, error)) config.Endpoint {
 	if !s.PublicAddress.IsZero() {
 		return s.PublicAddress.WithPort(listenPort)
 	}
 	if !s.Listen.IsWildcard() {
 		return s.Listen.WithPort(listenPort)
 	}
-	if addr, err := config.DefaultSource(); err == nil {
+	if addr, err := source(); err == nil {
 		return config.Endpoint{Host: addr.String(), Port: listenPort}
 	}
-	return config.Endpoint{Host: "127.0.0.1", Port: listenPort}
+	return config.Endpoint{}
 }
 
 // publicDoubt says what is doubtful about the address in join links, or nothing.
 func (s *settings) publicDoubt(p *place) string {
 	addr, isAddr := p.public.Addr()
 	switch {
+	case p.public.IsZero():
+		return "this machine has no address that join links could name"
 	case isAddr && !config.IsPublic(addr):
 		return "join links say " + p.public.String() + ", which cannot be reached from the internet"
 	case s.PublicAddress.IsZero():

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
-
 	"github.com/siptunnel/siptunnel/internal/config"
 )
 
@@ -22,7 +20,7 @@ func parse(t *testing.T, args ...string) *settings {
 	t.Helper()
 	var line cli
 	var out bytes.Buffer
-	if _, err := config.Parse(&line, program, description, kong.Vars{"state_dir": "/s"}, append([]string{"serve"}, args...), &out, &out); err != nil {
+	if _, err := config.Parse(&line, name, "", tunneld().Vars(), append([]string{"serve"}, args...), &out, &out); err != nil {
 		t.Fatal(err)
 	}
 	return &line.Serve.settings
@@ -82,6 +80,31 @@ func TestSurvey(t *testing.T) {
 				t.Errorf("doubt %q", doubt)
 			}
 		})
+	}
+}
+
+// TestNoPublicAddress is about a machine whose network is down.
+func TestNoPublicAddress(t *testing.T) {
+	down := func() (netip.Addr, error) { return netip.Addr{}, errors.New("network is unreachable") }
+	up := func() (netip.Addr, error) { return netip.MustParseAddr("192.0.2.7"), nil }
+	for _, test := range []struct {
+		args   []string
+		source func() (netip.Addr, error)
+		want   string
+	}{
+		{nil, up, "192.0.2.7:5090"},
+		{nil, down, ""},
+		{[]string{"--public-address", "tunnel.example"}, down, "tunnel.example:5090"},
+		{[]string{"--listen", "127.0.0.1:5090"}, down, "127.0.0.1:5090"},
+	} {
+		s := parse(t, test.args...)
+		p := &place{public: s.publicAddress(5090, test.source)}
+		if p.public.String() != test.want {
+			t.Errorf("%q: %v", test.args, p.public)
+		}
+		if test.want == "" && !strings.Contains(s.publicDoubt(p), "no address") {
+			t.Errorf("no doubt: %q", s.publicDoubt(p))
+		}
 	}
 }
 

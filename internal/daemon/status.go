@@ -2,40 +2,22 @@ package daemon
 
 import (
 	"cmp"
-	"context"
-	"net/http"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
-type statusCommand struct {
-	JSON bool `name:"json" help:"Print JSON."`
-}
-
-func (c *statusCommand) Run(ctx context.Context, common *common, s *streams) error {
-	var status admin.DaemonStatus
-	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
-		return err
-	}
-	if c.JSON {
-		return admin.WriteJSON(s.out, status)
-	}
-	return status.WriteTable(s.out, time.Now())
-}
-
 // status is the answer of a running daemon.
 func (d *daemon) status() admin.DaemonStatus {
 	s := admin.DaemonStatus{
 		Program: admin.Program{
-			Name: program, Version: config.Version(), Protocol: wire.ALPN, PID: os.Getpid(), Started: d.started,
+			Name: name, Version: config.Version(), Protocol: wire.ALPN, PID: os.Getpid(), Started: d.started,
 		},
 		Listen:        d.place.listen.String(),
-		PublicAddress: d.place.public.String(),
+		PublicAddress: d.publicAddress().String(),
 		Pin:           d.pin,
 		MediaAddress:  d.place.mediaAddress.String(),
 		PBX:           d.pbx.Status(),

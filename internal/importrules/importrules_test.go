@@ -44,17 +44,17 @@ var rules = []rule{
 	{
 		why:       "what parses stands at the bottom",
 		packages:  []string{"internal/wire/...", "internal/sipmsg/...", "internal/sdp/..."},
-		forbidden: own("mux", "auth", "joinlink", "relay", "sipfwd", "atomicfile", "counter", "config", "admin", "logging", "daemon", "office", "minipbx", "testphone"),
+		forbidden: own("mux", "auth", "joinlink", "relay", "sipfwd", "atomicfile", "counter", "config", "admin", "logging", "program", "daemon", "office", "minipbx", "testphone"),
 	},
 	{
 		why:       "the proxy and the relays work over any tunnel: they declare what they need of it",
 		packages:  []string{"internal/sipfwd/...", "internal/relay/..."},
-		forbidden: append(own("mux", "auth", "joinlink", "wire", "config", "admin", "daemon", "office"), module+"/tunnel/...", "github.com/hashicorp/yamux"),
+		forbidden: append(own("mux", "auth", "joinlink", "wire", "config", "admin", "program", "daemon", "office"), module+"/tunnel/...", "github.com/hashicorp/yamux"),
 	},
 	{
 		why:       "the tunnel carries messages that it does not understand",
 		packages:  []string{"internal/mux/...", "internal/auth/...", "internal/wire/...", "tunnel/..."},
-		forbidden: append(own("sipfwd", "sipmsg", "sdp", "relay", "config", "admin", "logging", "daemon", "office"), "github.com/emiago/...", "github.com/pion/..."),
+		forbidden: append(own("sipfwd", "sipmsg", "sdp", "relay", "config", "admin", "logging", "program", "daemon", "office"), "github.com/emiago/...", "github.com/pion/..."),
 	},
 	{
 		why:       "a relay knows no SIP",
@@ -66,6 +66,11 @@ var rules = []rule{
 		packages:  []string{"internal/office/..."},
 		forbidden: own("mux", "auth", "wire", "joinlink"),
 		direct:    true,
+	},
+	{
+		why:       "what both programs have in common knows neither of them, nor what they do",
+		packages:  []string{"internal/program/...", "internal/atomicfile/..."},
+		forbidden: own("mux", "auth", "wire", "joinlink", "daemon", "office"),
 	},
 	{
 		why:       "the public library logs nowhere by itself",

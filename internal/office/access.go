@@ -89,10 +89,10 @@ func joinedAccess(dir string) (*access, error) {
 	err := readJSON(path, &s)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, config.Errorf(config.ExitConfig, "run once: tunnelproxy join LINK (tunneld credential add NAME prints the link), or use --server, --name and --password-file",
+		return nil, config.Errorf(config.ExitConfig, "run once: tunnelproxy join - and paste the link (tunneld credential add NAME prints it), or use --server, --name and --password-file",
 			"this office has not joined a server: there is no %s", path)
 	case err != nil:
-		return nil, &config.Error{Code: config.ExitConfig, Problem: "what join stored", Err: err, Remedy: "join again: tunnelproxy join LINK"}
+		return nil, &config.Error{Code: config.ExitConfig, Problem: "what join stored", Err: err, Remedy: "join again: tunnelproxy join -"}
 	}
 	return &access{
 		link: tunnel.Link(s),
@@ -100,7 +100,7 @@ func joinedAccess(dir string) (*access, error) {
 			s.Pin = pin
 			return writeJSON(path, s)
 		},
-		forget: "if its administrator says that it was set up anew, take a new link and run: tunnelproxy join LINK",
+		forget: "if its administrator says that it was set up anew, take a new link and run: tunnelproxy join -",
 	}, nil
 }
 
@@ -145,7 +145,7 @@ func explain(a *access, err error) error {
 	case errors.Is(err, tunnel.ErrKeyChanged):
 		return fail(config.ExitKeyChanged, "has another key than before: it was set up anew, or somebody is posing as it", a.forget)
 	case errors.Is(err, tunnel.ErrVersion):
-		return fail(config.ExitVersion, "does not speak "+protocol, "bring tunneld and tunnelproxy to the same release")
+		return fail(config.ExitVersion, "does not speak "+tunnel.Protocol, "bring tunneld and tunnelproxy to the same release")
 	case errors.Is(err, tunnel.ErrNotTunneld):
 		return fail(config.ExitVersion, "is not a tunneld", "check host and port, and what is in between (a proxy, a captive portal)")
 	}

@@ -4,25 +4,25 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"net/netip"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/program"
 )
 
 type checkCommand struct {
 	settings
 }
 
-func (c *checkCommand) Run(ctx context.Context, common *common, s *streams) error {
-	list := config.NewChecklist(s.out)
+func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
+	list := config.NewChecklist(s.Out)
 	if err := config.CheckStateDir(common.StateDir); err != nil {
 		list.Fail("state directory", err)
 	} else {
 		list.OK("state directory", "%s", common.StateDir)
 	}
 	var running admin.ProxyStatus
-	isRunning := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, &running) == nil
+	isRunning := tunnelproxy().Client(common).Call(ctx, http.MethodGet, "/v1/status", nil, &running) == nil
 	p, err := c.survey(config.LANCandidates)
 	switch {
 	case err != nil:
@@ -46,21 +46,11 @@ func (c *checkCommand) checkPorts(list *config.Checklist, p *place) {
 		tcp.Close()
 		list.OK("SIP port", "%v is free, UDP and TCP", p.listen)
 	}
-	for port := int(c.MediaPorts.Low); port <= int(c.MediaPorts.High); port++ {
-		conn, err := net.ListenUDP("udp"+p.suffix, net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.lan, uint16(port))))
-		if err == nil {
-			conn.Close()
-			list.OK("media ports", "%v at %v can be used", c.MediaPorts, p.lan)
-			return
-		}
-		if port == int(c.MediaPorts.High) {
-			list.Fail("media ports", config.ListenError(err, "--media-ports", p.lan.String()+" "+c.MediaPorts.String()+"/udp"))
-		}
-	}
+	list.Ports("media ports", "--media-ports", p.lan, c.MediaPorts, 2)
 }
 
-func (c *checkCommand) checkServer(ctx context.Context, list *config.Checklist, stateDir string, s *streams) {
-	a, err := c.access(stateDir, s.in)
+func (c *checkCommand) checkServer(ctx context.Context, list *config.Checklist, stateDir string, s *program.Streams) {
+	a, err := c.access(stateDir, s.In)
 	if err != nil {
 		list.Fail("server", err)
 		return
@@ -70,8 +60,7 @@ func (c *checkCommand) checkServer(ctx context.Context, list *config.Checklist, 
 		list.Fail("server", err)
 		return
 	}
-	list.OK("server", "%s lets %s in", a.link.Server, a.link.Name)
-	list.OK("PBX", "%s, of the domain %s", status.PBX, status.Domain)
+	list.OK("server", "%s lets %s in; its PBX is %s with the domain %s", a.link.Server, a.link.Name, status.PBX, status.Domain)
 }
 
 // listenSIP takes the SIP port, UDP and TCP.

@@ -27,12 +27,20 @@ func (e *events) handle(event tunnel.Event) {
 		if event.Resumed {
 			message = "tunnel up again, the session goes on"
 		}
+		if !e.connected {
+			close(p.settled)
+		}
 		e.connected, e.last = true, ""
 		p.log.Info(message, zap.String("server", event.Server), zap.String("session", event.Session), zap.String("domain", p.client.Domain()))
 	case tunnel.Disconnected:
+		if errors.Is(event.Err, tunnel.ErrClosed) {
+			return // This program ends, which is logged.
+		}
 		p.log.Warn("tunnel down, phones get 503 until it is up again", zap.NamedError("reason", event.Err))
 	case tunnel.SessionLost:
-		p.log.Warn("session lost, its calls are over", zap.NamedError("reason", event.Err))
+		if !errors.Is(event.Err, tunnel.ErrClosed) {
+			p.log.Warn("session lost, its calls are over", zap.NamedError("reason", event.Err))
+		}
 		p.pool.discard()
 		p.side.Reset(event.Err)
 	case tunnel.Refused:
@@ -42,7 +50,7 @@ func (e *events) handle(event tunnel.Event) {
 			p.log.Error("the server's key cannot be kept: the next start takes whichever knows the password", zap.Error(err))
 			return
 		}
-		p.log.Info("the server's key is kept from now on", zap.String("server", p.access.link.Server), zap.String("pin", event.Pin))
+		p.log.Info("the server's key is kept from now on", zap.String("server", p.access.link.Server), zap.String("key_pin", event.Pin))
 	case tunnel.PhoneMoved:
 		p.log.Info("phone moved to another port at the PBX", zap.String("key", event.Phone.Key()), zap.Stringer("address", event.Phone.LocalAddr()))
 	case tunnel.PhoneLost:
@@ -56,7 +64,7 @@ func (e *events) refused(err error) {
 	p := e.proxy
 	explained := explain(p.access, err)
 	if isDefinite(err) && !e.connected || errors.Is(err, tunnel.ErrKeyChanged) {
-		p.fail(explained)
+		p.Fail(explained)
 		return
 	}
 	if text := explained.Error(); text != e.last {

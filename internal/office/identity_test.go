@@ -8,7 +8,7 @@ import (
 )
 
 func TestOfficeNameStays(t *testing.T) {
-	dir, err := config.OpenStateDir(t.TempDir(), program)
+	dir, err := config.OpenStateDir(t.TempDir(), name)
 	if err != nil {
 		t.Fatal(err)
 	}

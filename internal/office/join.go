@@ -10,8 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/logging"
+	"github.com/siptunnel/siptunnel/internal/program"
 	"github.com/siptunnel/siptunnel/tunnel"
 )
 
@@ -19,21 +20,24 @@ import (
 const tryTimeout = 15 * time.Second
 
 type joinCommand struct {
-	Link    string `arg:"" help:"The link (siptunnel://...), a file that holds it, or - for standard input."`
+	Link    string `arg:"" help:"Where the link is: - for standard input, or a file. The link itself is taken too, but others can read it in the list of processes."`
 	Offline bool   `help:"Store the link without trying it."`
 }
 
-func (c *joinCommand) Run(ctx context.Context, common *common, s *streams) error {
+func (c *joinCommand) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
 	text := c.Link
 	if !strings.HasPrefix(strings.TrimSpace(text), "siptunnel:") {
+		if text == "-" && logging.IsTerminal(s.In) {
+			fmt.Fprint(s.Err, "join link: ")
+		}
 		var err error
-		if text, err = config.ReadSecret("link", text, s.in); err != nil {
+		if text, err = config.ReadSecret("link", text, s.In); err != nil {
 			return err
 		}
 	}
 	link, err := tunnel.ParseLink(text)
 	if err != nil {
-		return &config.Error{Code: config.ExitConfig, Problem: "link", Err: err, Remedy: "copy it whole, in quotes: tunnelproxy join 'siptunnel://...'"}
+		return &config.Error{Code: config.ExitConfig, Problem: "this is no join link", Err: err, Remedy: "run tunnelproxy join - and paste it there: then it need not be quoted, and stays out of the shell's history"}
 	}
 	if err := config.MakeStateDir(common.StateDir); err != nil {
 		return err
@@ -51,10 +55,10 @@ func (c *joinCommand) Run(ctx context.Context, common *common, s *streams) error
 		return &config.Error{Code: config.ExitFailed, Problem: "the link cannot be stored", Err: err}
 	}
 	next := "Now run: tunnelproxy serve"
-	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, nil); err == nil {
+	if err := tunnelproxy().Client(common).Call(ctx, http.MethodGet, "/v1/status", nil, nil); err == nil {
 		next = "The tunnelproxy that runs goes on with what it had: restart it."
 	}
-	_, err = fmt.Fprintf(s.out, "%s is the server of this office, as %s (stored in %s). %s\n", link.Server, link.Name, path, next)
+	_, err = fmt.Fprintf(s.Out, "%s is the server of this office, as %s (stored in %s). %s\n", link.Server, link.Name, path, next)
 	return err
 }
 
@@ -86,19 +90,4 @@ func try(ctx context.Context, a *access) (tunnel.Status, error) {
 	return status, client.Close()
 }
 
-func software() string { return program + " " + config.Version() }
-
-type statusCommand struct {
-	JSON bool `name:"json" help:"Print JSON."`
-}
-
-func (c *statusCommand) Run(ctx context.Context, common *common, s *streams) error {
-	var status admin.ProxyStatus
-	if err := common.client().Call(ctx, http.MethodGet, "/v1/status", nil, &status); err != nil {
-		return err
-	}
-	if c.JSON {
-		return admin.WriteJSON(s.out, status)
-	}
-	return status.WriteTable(s.out, time.Now())
-}
+func software() string { return name + " " + config.Version() }

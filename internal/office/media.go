@@ -19,7 +19,7 @@ import (
 
 const (
 	poolSize   = 16              // media allocated ahead: a call does not wait a round trip for its relay
-	refillWait = 5 * time.Second // after the server refused one
+	refillWait = 5 * time.Second // after the server refused one, unless something has changed
 )
 
 // media is a tunnel.Media.
@@ -71,6 +71,8 @@ func (p *pool) run(ctx context.Context) {
 		wait := time.NewTimer(refillWait)
 		select {
 		case <-wait.C:
+		case <-p.wake:
+			wait.Stop()
 		case <-ctx.Done():
 			wait.Stop()
 			return

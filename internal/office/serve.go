@@ -14,40 +14,27 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
-	"github.com/siptunnel/siptunnel/internal/config/sdnotify"
 	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/logging"
+	"github.com/siptunnel/siptunnel/internal/program"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 	"github.com/siptunnel/siptunnel/tunnel"
 )
 
-// stopTimeout is how long a clean end may take before the program leaves all the same. Service managers and people
-// count on five seconds.
-const stopTimeout = 4500 * time.Millisecond
-
 type serveCommand struct {
 	settings
 }
 
-func (c *serveCommand) Run(ctx context.Context, common *common, s *streams) error {
-	log := logging.New(s.err, c.LogLevel, c.LogFormat)
-	p := &proxy{settings: &c.settings, log: log, started: time.Now(), failed: make(chan error, 1)}
-	err := p.start(common.StateDir, s)
-	if err == nil {
-		p.notify(sdnotify.Ready)
-		select {
-		case <-ctx.Done():
-			log.Info("stopping")
-		case err = <-p.failed:
-		}
-		p.notify(sdnotify.Stopping)
-	}
-	return errors.Join(err, p.stop())
+func (c *serveCommand) Run(ctx context.Context, common *program.Common, s *program.Streams) error {
+	log := logging.New(s.Err, c.LogLevel, c.LogFormat)
+	p := &proxy{Service: program.NewService(log), settings: &c.settings, log: log, started: time.Now(), settled: make(chan struct{})}
+	return p.Run(ctx, func() error { return p.start(common.StateDir, s) }, p.settled)
 }
 
 // proxy is a running tunnelproxy.
 type proxy struct {
+	*program.Service
 	settings *settings
 	place    *place
 	access   *access
@@ -61,52 +48,37 @@ type proxy struct {
 	side     *sipfwd.LANSide
 	events   events
 
-	failed  chan error // capacity 1: why it cannot go on
-	closers []func()   // undo start, last first
+	settled chan struct{} // closed when the first connection is made
 }
 
-func (p *proxy) notify(state string) {
-	if err := sdnotify.Notify(os.Getenv("NOTIFY_SOCKET"), state); err != nil {
-		p.log.Warn("the service manager cannot be told", zap.String("state", state), zap.Error(err))
-	}
-}
-
-// fail ends serve with err, unless something else has ended it already.
-func (p *proxy) fail(err error) {
-	select {
-	case p.failed <- err:
-	default:
-	}
-}
-
-// start brings everything up, or returns an error; stop is due in either case.
-func (p *proxy) start(stateDir string, s *streams) error {
+// start brings everything up, or returns an error.
+func (p *proxy) start(stateDir string, s *program.Streams) error {
 	var err error
-	if p.access, err = p.settings.access(stateDir, s.in); err != nil {
+	if p.access, err = p.settings.access(stateDir, s.In); err != nil {
 		return err
 	}
 	if p.place, err = p.settings.survey(config.LANCandidates); err != nil {
 		return err
 	}
-	dir, err := config.OpenStateDir(stateDir, program)
+	dir, err := config.OpenStateDir(stateDir, name)
 	if err != nil {
 		return err
 	}
-	p.onStop(func() { _ = dir.Close() })
+	p.OnStop(func() { _ = dir.Close() })
 	udp, tcp, err := listenSIP(p.place)
 	if err != nil {
 		return err
 	}
-	p.onStop(func() { udp.Close(); tcp.Close() })
+	p.OnStop(func() { udp.Close(); tcp.Close() })
 	ports, err := relay.NewPorts(p.place.lan, p.settings.MediaPorts.Low, p.settings.MediaPorts.High)
 	if err != nil {
-		return &config.Error{Code: config.ExitConfig, Problem: "media-ports", Err: err}
+		return config.ListenError(err, "--media-ports", net.JoinHostPort(p.place.lan.String(), p.settings.MediaPorts.String())+"/udp")
 	}
-	name, err := officeName(dir)
+	office, err := officeName(dir)
 	if err != nil {
 		return err
 	}
-	if err := p.openTunnel(name, ports); err != nil {
+	if err := p.openTunnel(office, ports); err != nil {
 		return err
 	}
 	if err := p.openControl(dir); err != nil {
@@ -138,7 +110,7 @@ func (p *proxy) openTunnel(office string, ports *relay.Ports) error {
 		Counters:   &p.counters,
 	})
 	close(p.events.ready)
-	p.onStop(func() {
+	p.OnStop(func() {
 		_ = p.side.Close()
 		_ = p.client.Close()
 	})
@@ -166,18 +138,18 @@ func (t phones) OpenPhone(ctx context.Context, key string) (net.PacketConn, erro
 }
 
 func (p *proxy) openControl(dir *config.StateDir) error {
-	control, err := admin.Listen(dir.Path(socketName))
+	control, err := admin.Listen(dir.Path(tunnelproxy().SocketName()))
 	if err != nil {
 		return err
 	}
 	routes := http.NewServeMux()
 	routes.Handle("GET /v1/status", admin.Route(func(*http.Request, struct{}) (admin.ProxyStatus, error) { return p.status(), nil }))
 	server := admin.Serve(control, routes)
-	p.onStop(func() { _ = server.Close() })
+	p.OnStop(func() { _ = server.Close() })
 	return nil
 }
 
-// run starts the goroutines of the proxy; the function that it gives to onStop waits for them.
+// run starts the goroutines of the proxy; the function that it gives to OnStop waits for them.
 func (p *proxy) run(udp *net.UDPConn, tcp net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -186,62 +158,45 @@ func (p *proxy) run(udp *net.UDPConn, tcp net.Listener) {
 	listen := func(transport string, serve func() error) {
 		running.Go(func() {
 			if err := serve(); err != nil && ctx.Err() == nil {
-				p.fail(fmt.Errorf("the listener on %v/%s broke: %w", p.place.listen, transport, err))
+				p.Fail(fmt.Errorf("the listener on %v/%s broke: %w", p.place.listen, transport, err))
 			}
 		})
 	}
 	listen("udp", func() error { return p.side.ServeUDP(udp) })
 	listen("tcp", func() error { return p.side.ServeTCP(tcp) })
-	p.onStop(func() {
+	p.OnStop(func() {
 		cancel()
 		_ = p.side.Close()
 		running.Wait()
 	})
-	p.log.Info("tunnelproxy is up, phones use it as their outbound proxy",
+	p.log.Info("tunnelproxy listens and connects to its server",
 		zap.String("version", config.Version()), zap.Stringer("sip_listen", p.place.listen),
 		zap.Stringer("lan_address", p.place.lan), zap.String("server", p.access.link.Server), zap.String("name", p.access.link.Name))
 }
 
-func (p *proxy) onStop(f func()) { p.closers = append(p.closers, f) }
-
-// stop undoes start, in reverse, for no longer than stopTimeout.
-func (p *proxy) stop() error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := len(p.closers) - 1; i >= 0; i-- {
-			p.closers[i]()
-		}
-	}()
-	timeout := time.NewTimer(stopTimeout)
-	defer timeout.Stop()
-	select {
-	case <-done:
-		return nil
-	case <-timeout.C:
-		return config.Errorf(config.ExitFailed, "", "the end took longer than %v and was cut short", stopTimeout)
-	}
-}
-
 // status is the answer of a running proxy.
 func (p *proxy) status() admin.ProxyStatus {
-	tunnel := p.client.Status()
+	now := p.client.Status()
 	s := admin.ProxyStatus{
 		Program: admin.Program{
-			Name: program, Version: config.Version(), Protocol: protocol, PID: os.Getpid(), Started: p.started,
+			Name: name, Version: config.Version(), Protocol: tunnel.Protocol, PID: os.Getpid(), Started: p.started,
 		},
 		SIPListen:  p.place.listen.String(),
 		LANAddress: p.place.lan.String(),
 		Tunnel: admin.Tunnel{
-			Server: tunnel.Server, Name: p.access.link.Name, Pin: tunnel.Pin, Session: tunnel.Session, Up: tunnel.Up, Since: tunnel.Since,
-			RTTMS: admin.Milliseconds(tunnel.RTT), BytesIn: tunnel.BytesIn, BytesOut: tunnel.BytesOut, Connects: tunnel.Connects,
-			Domain: tunnel.Domain, LastError: tunnel.Error,
+			Server: now.Server, Name: p.access.link.Name, Pin: now.Pin, Session: now.Session, Up: now.Up, Since: now.Since,
+			RTTMS: admin.Milliseconds(now.RTT), BytesIn: now.BytesIn, BytesOut: now.BytesOut, Connects: now.Connects,
+			Domain: now.Domain,
 		},
 		Phones:   admin.PhonesOf("", p.side.Phones()),
 		Calls:    admin.CallsOf("", p.side.Calls()),
 		Counters: p.counters.Snapshot(),
 	}
-	for name, n := range tunnel.Counters {
+	// ErrDown says that there has been no attempt yet, which is no news.
+	if err := p.client.Err(); err != nil && !errors.Is(err, tunnel.ErrDown) {
+		s.Tunnel.LastError = explain(p.access, err).Error()
+	}
+	for name, n := range now.Counters {
 		s.Counters[name] += n
 	}
 	s.Relays, s.EndedRelays, s.RelayTotals = p.ledger.Snapshot()

@@ -97,18 +97,20 @@ func (s *settings) lanAddress(candidates func() ([]config.LANCandidate, error)) 
 			return addr, nil
 		}
 	}
+	// What the network is like just now is no mistake in the settings: after a power cut it may come up later than this
+	// program, which is tried again then.
 	found, err := candidates()
 	switch {
 	case err != nil:
-		return netip.Addr{}, &config.Error{Code: config.ExitConfig, Problem: "lan-address is not set and cannot be found", Err: err, Remedy: remedy + " with --lan-address"}
+		return netip.Addr{}, &config.Error{Code: config.ExitTaken, Problem: "lan-address is not set and cannot be found", Err: err, Remedy: remedy + " with --lan-address"}
 	case len(found) == 0:
-		return netip.Addr{}, config.Errorf(config.ExitConfig, "connect it to the LAN, or "+remedy+" with --lan-address", "this machine has no LAN address")
+		return netip.Addr{}, config.Errorf(config.ExitTaken, "connect it to the LAN, or "+remedy+" with --lan-address", "this machine has no LAN address")
 	case len(found) > 1:
 		var list []string
 		for _, c := range found {
 			list = append(list, fmt.Sprintf("%v (%s)", c.Address, c.Interface))
 		}
-		return netip.Addr{}, config.Errorf(config.ExitConfig, fmt.Sprintf("%s, like --lan-address %v", remedy, found[0].Address),
+		return netip.Addr{}, config.Errorf(config.ExitTaken, fmt.Sprintf("%s, like --lan-address %v", remedy, found[0].Address),
 			"this machine has several addresses: %s", strings.Join(list, ", "))
 	}
 	return found[0].Address, nil

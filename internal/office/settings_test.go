@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
-
 	"github.com/siptunnel/siptunnel/internal/config"
 )
 
@@ -21,7 +19,7 @@ func parse(t *testing.T, args ...string) *settings {
 	t.Helper()
 	var line cli
 	var out bytes.Buffer
-	if _, err := config.Parse(&line, program, description, kong.Vars{"state_dir": "/s"}, append([]string{"serve"}, args...), &out, &out); err != nil {
+	if _, err := config.Parse(&line, name, "", tunnelproxy().Vars(), append([]string{"serve"}, args...), &out, &out); err != nil {
 		t.Fatal(err)
 	}
 	return &line.Serve.settings
@@ -48,9 +46,9 @@ func TestLANAddress(t *testing.T) {
 		text  []string
 	}{
 		{name: "one candidate", found: found("192.0.2.1"), want: "192.0.2.1 :5060 4"},
-		{name: "several", found: found("192.0.2.1", "198.51.100.1"), code: config.ExitConfig, text: []string{"192.0.2.1 (eth0), 198.51.100.1 (eth1)", "--lan-address 192.0.2.1"}},
-		{name: "none", found: found(), code: config.ExitConfig, text: []string{"no LAN address"}},
-		{name: "unknown", found: broken, code: config.ExitConfig, text: []string{"netlink: no", "--lan-address"}},
+		{name: "several", found: found("192.0.2.1", "198.51.100.1"), code: config.ExitTaken, text: []string{"192.0.2.1 (eth0), 198.51.100.1 (eth1)", "--lan-address 192.0.2.1"}},
+		{name: "none", found: found(), code: config.ExitTaken, text: []string{"no LAN address"}},
+		{name: "unknown", found: broken, code: config.ExitTaken, text: []string{"netlink: no", "--lan-address"}},
 		{name: "given", args: []string{"--lan-address", "127.0.0.1"}, found: found("192.0.2.1", "198.51.100.1"), want: "127.0.0.1 :5060 4"},
 		{name: "not ours", args: []string{"--lan-address", "192.0.2.254"}, found: found("192.0.2.1"), code: config.ExitTaken, text: []string{"not an address of this machine"}},
 		{name: "listen says it", args: []string{"--sip-listen", "127.0.0.9:5080"}, found: broken, want: "127.0.0.9 127.0.0.9:5080 4"},
