@@ -61,15 +61,20 @@ func TestMain(m *testing.M) {
 var addresses atomic.Uint32
 
 // phonePorts is a range of one port toward the PBX that nothing else has: those
-// ports are on 127.0.0.1 whatever the script's own address is.
+// ports are on 127.0.0.1 whatever the script's own address is. It lies outside
+// of the default media ports.
 func phonePorts() string {
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return "6000-6000"
+	for range 100 {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			break
+		}
+		defer conn.Close() // Not before the next one is open, which is another one then.
+		if port := conn.LocalAddr().(*net.UDPAddr).Port; port < 50000 || port > 59999 {
+			return fmt.Sprintf("%d-%d", port, port)
+		}
 	}
-	defer conn.Close()
-	port := conn.LocalAddr().(*net.UDPAddr).Port
-	return fmt.Sprintf("%d-%d", port, port)
+	return "6000-6000"
 }
 
 func ownAddress() string {
