@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"go.uber.org/zap"
@@ -154,20 +153,16 @@ func (o *office) Attached() {
 }
 
 func (o *office) Detached(reason error) {
-	if isFinal(reason) {
+	if o.session.Over() || isFinal(reason) {
 		return // Closed follows.
 	}
 	o.log.Info("session cut, its place is kept", zap.Duration("grace", mux.DefaultGrace), zap.NamedError("reason", reason))
 }
 
-// isFinal reports whether nobody comes back to a session that lost its connection like this: one of the ends has ended it.
+// isFinal reports whether a session ends with the connection that it lost like this.
 func isFinal(reason error) bool {
-	if _, bye := errors.AsType[*mux.ByeError](reason); bye {
-		return true
-	}
-	return slices.ContainsFunc([]error{mux.ErrShutdown, mux.ErrProtocol, mux.ErrOverflow, errRevoked, errPBXMoved}, func(final error) bool {
-		return errors.Is(reason, final)
-	})
+	_, bye := errors.AsType[*mux.ByeError](reason)
+	return bye || errors.Is(reason, mux.ErrProtocol)
 }
 
 func (o *office) Closed(reason error) {

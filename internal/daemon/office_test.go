@@ -10,7 +10,7 @@ import (
 
 func TestIsFinal(t *testing.T) {
 	for reason, want := range map[error]bool{
-		&mux.ByeError{}: true, mux.ErrShutdown: true, mux.ErrProtocol: true, mux.ErrOverflow: true, errRevoked: true, errPBXMoved: true,
+		&mux.ByeError{}: true, mux.ErrProtocol: true,
 		io.EOF: false, mux.ErrSilence: false, mux.ErrFenced: false,
 	} {
 		if isFinal(reason) != want || isFinal(fmt.Errorf("link: %w", reason)) != want {

@@ -99,6 +99,14 @@ func (s *Session) SavePhoneState(phone uint32, state []byte) {
 // comes later.
 func (s *Session) Close(reason error) { s.close(wire.CodeAdmin, reason) }
 
+// Over reports whether this end has ended the session, or is about to: Closed
+// follows, whatever becomes of its connection.
+func (s *Session) Over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason != nil
+}
+
 func (s *Session) close(code wire.Code, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -33,14 +33,9 @@ func (e *events) handle(event tunnel.Event) {
 		e.connected, e.last = true, ""
 		p.log.Info(message, zap.String("server", event.Server), zap.String("session", event.Session), zap.String("domain", p.client.Domain()))
 	case tunnel.Disconnected:
-		if errors.Is(event.Err, tunnel.ErrClosed) {
-			return // This program ends, which is logged.
-		}
-		p.log.Warn("tunnel down, phones get 503 until it is up again", zap.NamedError("reason", event.Err))
+		e.warn("tunnel down, phones get 503 until it is up again", zap.NamedError("reason", event.Err))
 	case tunnel.SessionLost:
-		if !errors.Is(event.Err, tunnel.ErrClosed) {
-			p.log.Warn("session lost, its calls are over", zap.NamedError("reason", event.Err))
-		}
+		e.warn("session lost, its calls are over", zap.NamedError("reason", event.Err))
 		p.pool.discard()
 		p.side.Reset(event.Err)
 	case tunnel.Refused:
@@ -55,6 +50,13 @@ func (e *events) handle(event tunnel.Event) {
 		p.log.Info("phone moved to another port at the PBX", zap.String("key", event.Phone.Key()), zap.Stringer("address", event.Phone.LocalAddr()))
 	case tunnel.PhoneLost:
 		p.log.Warn("phone not opened again by the server", zap.String("key", event.Phone.Key()), zap.Error(event.Err))
+	}
+}
+
+// warn is for what is an alarm unless this program stops, which is logged already.
+func (e *events) warn(message string, reason zap.Field) {
+	if !e.proxy.ending.Load() {
+		e.proxy.log.Warn(message, reason)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -49,6 +50,7 @@ type proxy struct {
 	events   events
 
 	settled chan struct{} // closed when the first connection is made
+	ending  atomic.Bool   // this end stops: that the tunnel goes down is no alarm
 }
 
 // start brings everything up, or returns an error.
@@ -165,6 +167,7 @@ func (p *proxy) run(udp *net.UDPConn, tcp net.Listener) {
 	listen("udp", func() error { return p.side.ServeUDP(udp) })
 	listen("tcp", func() error { return p.side.ServeTCP(tcp) })
 	p.OnStop(func() {
+		p.ending.Store(true)
 		cancel()
 		_ = p.side.Close()
 		running.Wait()
