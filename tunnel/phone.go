@@ -51,7 +51,7 @@ var _ net.PacketConn = (*Phone)(nil)
 // possible. A key can be open once in a Client.
 func (c *Client) Phone(ctx context.Context, key string) (*Phone, error) {
 	if key == "" || len(key) > 255 {
-		return nil, errors.New("tunnel: a phone's key has 1 to 255 bytes")
+		return nil, errors.New("a phone's key has 1 to 255 bytes")
 	}
 	p, err := c.addPhone(key)
 	if err != nil {

@@ -85,16 +85,16 @@ func (c Config) Format(f fmt.State, _ rune) {
 // check says what is wrong with c.
 func (c *Config) check() error {
 	if host, port, err := net.SplitHostPort(c.Server); err != nil || host == "" || port == "" {
-		return fmt.Errorf("tunnel: the server %q is not HOST:PORT", c.Server)
+		return fmt.Errorf("the server %q is not HOST:PORT", c.Server)
 	}
 	if !auth.ValidName(c.Name) {
-		return fmt.Errorf("tunnel: %q is not the name of a credential", c.Name)
+		return fmt.Errorf("%q is not the name of a credential", c.Name)
 	}
 	if c.Password == "" {
-		return errors.New("tunnel: the password is empty")
+		return errors.New("the password is empty")
 	}
 	if pin, err := base64.RawURLEncoding.DecodeString(c.Pin); c.Pin != "" && (err != nil || len(pin) != 32) {
-		return errors.New("tunnel: the pin is not the 43 characters that a join link ends with")
+		return errors.New("the pin is not the 43 characters that a join link ends with")
 	}
 	return nil
 }

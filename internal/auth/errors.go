@@ -10,33 +10,33 @@ import (
 var (
 	// ErrRefused says that the server does not take the name and the password;
 	// it does not tell which of them is wrong.
-	ErrRefused = errors.New("auth: the server does not accept this name and password: check both, or ask its administrator for a new join link")
+	ErrRefused = errors.New("the server does not accept this name and password: check both, or ask its administrator for a new join link")
 	// ErrServerProof says that the peer could not prove that it knows the
 	// password and did not claim that the password is wrong either.
-	ErrServerProof = errors.New("auth: the peer did not prove that it is the server of this password: check the server's address")
+	ErrServerProof = errors.New("the peer did not prove that it is the server of this password: check the server's address")
 	// ErrProtocol says that the peer sent something other than this protocol.
-	ErrProtocol = errors.New("auth: the peer does not follow the authentication protocol")
+	ErrProtocol = errors.New("the peer does not follow the authentication protocol")
 	// ErrUnavailable says that the server has a fault of its own.
-	ErrUnavailable = errors.New("auth: the server cannot authenticate anyone just now: see its log")
+	ErrUnavailable = errors.New("the server cannot authenticate anyone just now: see its log")
 	// ErrTooManyStartups says that too many connections are waiting for their
 	// authentication: close the new one without a word.
-	ErrTooManyStartups = errors.New("auth: too many connections that have not authenticated yet")
+	ErrTooManyStartups = errors.New("too many connections that have not authenticated yet")
 )
 
 // Errors of a Store.
 var (
 	// ErrName says that a name is not one of a credential.
-	ErrName = errors.New("auth: a credential's name is 1 to 63 of the characters a-z 0-9 . _ - and begins with a letter or digit")
+	ErrName = errors.New("a credential's name is 1 to 63 of the characters a-z 0-9 . _ - and begins with a letter or digit")
 	// ErrExists says that the credential to add exists.
-	ErrExists = errors.New("auth: the credential exists: rotate it, or revoke it first")
+	ErrExists = errors.New("the credential exists: rotate it, or revoke it first")
 	// ErrUnknownName says that there is no such credential.
-	ErrUnknownName = errors.New("auth: there is no credential of this name")
+	ErrUnknownName = errors.New("there is no credential of this name")
 	// ErrPasswordReused says that the new password is one of the present ones.
-	ErrPasswordReused = errors.New("auth: the new password is a present one")
+	ErrPasswordReused = errors.New("the new password is a present one")
 	// ErrTooMany says that the store is full.
-	ErrTooMany = fmt.Errorf("auth: no more than %d credentials: revoke some", maxCredentials)
+	ErrTooMany = fmt.Errorf("no more than %d credentials: revoke some", maxCredentials)
 	// ErrUnsafeFile says that others than the owner may read the store.
-	ErrUnsafeFile = errors.New("auth: others may read the credential file: make it chmod 600")
+	ErrUnsafeFile = errors.New("others may read the credential file: make it chmod 600")
 )
 
 // MaxRetryAfter is the longest wait that a ThrottledError made from a peer's
@@ -51,7 +51,7 @@ type ThrottledError struct {
 }
 
 func (e *ThrottledError) Error() string {
-	return fmt.Sprintf("auth: too many failed attempts from this address: wait %v", e.RetryAfter)
+	return fmt.Sprintf("too many failed attempts from this address: wait %v", e.RetryAfter)
 }
 
 // Reason tells the server why it refused somebody; it never crosses the wire.
@@ -78,9 +78,9 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string {
 	if e.err != nil {
-		return fmt.Sprintf("auth: refused %s: %s: %v", e.Name, e.Reason, e.err)
+		return fmt.Sprintf("refused %s: %s: %v", e.Name, e.Reason, e.err)
 	}
-	return fmt.Sprintf("auth: refused %s: %s", e.Name, e.Reason)
+	return fmt.Sprintf("refused %s: %s", e.Name, e.Reason)
 }
 
 // Unwrap returns what went wrong instead of the proof.

@@ -238,7 +238,7 @@ func readFromClient(r io.Reader, want frameType) ([]byte, error) {
 }
 
 // errUnproved is the client's word that no confirmV was right.
-var errUnproved = errors.New("auth: the client's password is another one")
+var errUnproved = errors.New("the client's password is another one")
 
 func readConfirmP(r io.Reader) (*confirmP, error) {
 	frame, err := readFromClient(r, typeConfirmP)

@@ -59,7 +59,7 @@ type Refusal struct {
 	Code uint16
 }
 
-func (e *Refusal) Error() string { return fmt.Sprintf("auth: the peer refused with code %d", e.Code) }
+func (e *Refusal) Error() string { return fmt.Sprintf("the peer refused with code %d", e.Code) }
 
 type hello struct{ name string }
 
@@ -237,7 +237,7 @@ func appendFrame(b []byte, t frameType, body cryptobyte.BuilderContinuation) []b
 func readFrame(r io.Reader, want frameType) ([]byte, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return nil, fmt.Errorf("auth: waiting for frame type %d: %w", want, err)
+		return nil, fmt.Errorf("waiting for frame type %d: %w", want, err)
 	}
 	size := int(header[0])<<8 + int(header[1]) - 1
 	t := frameType(header[2])
@@ -252,7 +252,7 @@ func readFrame(r io.Reader, want frameType) ([]byte, error) {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, fmt.Errorf("auth: reading frame type %d: %w", t, err)
+		return nil, fmt.Errorf("reading frame type %d: %w", t, err)
 	}
 	if t == typeRefuse {
 		f, err := parseRefuse(frame[frameHeader:])
@@ -273,7 +273,7 @@ func (e *refusedBy) Unwrap() error { return e.err() }
 // writeFrame writes a whole frame with one call.
 func writeFrame(w io.Writer, frame []byte) error {
 	if _, err := w.Write(frame); err != nil {
-		return fmt.Errorf("auth: writing frame type %d: %w", frame[2], err)
+		return fmt.Errorf("writing frame type %d: %w", frame[2], err)
 	}
 	return nil
 }

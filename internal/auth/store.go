@@ -77,7 +77,7 @@ func openStore(path string, random io.Reader, k kdf) (*Store, error) {
 	if errors.Is(err, errNoFile) {
 		st = &storeState{kdf: k, credentials: map[string]*credential{}}
 		if _, err := io.ReadFull(random, st.secret[:]); err != nil {
-			return nil, fmt.Errorf("auth: reading randomness: %w", err)
+			return nil, fmt.Errorf("reading randomness: %w", err)
 		}
 		err = writeStore(path, st)
 	}

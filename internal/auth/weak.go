@@ -26,7 +26,7 @@ type WeakPasswordError struct {
 }
 
 func (e *WeakPasswordError) Error() string {
-	return "auth: the password " + e.Reason + ": choose another, or let tunneld generate one"
+	return "the password " + e.Reason + ": choose another, or let tunneld generate one"
 }
 
 // checkPassword refuses what would be guessed on line or, from a stolen store,
@@ -191,7 +191,7 @@ func generatePassword(random io.Reader) (string, error) {
 	// One byte in 32 is rejected: a source that fills no password in 16 reads is broken.
 	for range 16 {
 		if _, err := io.ReadFull(random, b[:]); err != nil {
-			return "", fmt.Errorf("auth: reading randomness: %w", err)
+			return "", fmt.Errorf("reading randomness: %w", err)
 		}
 		for _, c := range b {
 			i := int(c & 31)

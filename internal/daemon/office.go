@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 
@@ -86,7 +85,7 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	d := o.daemon
 	pair, err := d.mediaPorts.Open()
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%w: widen --media-ports", err)
+		return netip.AddrPort{}, err
 	}
 	r := &mediaRelay{Relay: relay.Start(relay.Config{
 		Pair:   pair,

@@ -56,7 +56,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return "join link: the " + e.Part + " " + e.Problem + ": copy the whole line that tunneld printed"
+	return "the " + e.Part + " " + e.Problem + ": copy the whole line that tunneld printed"
 }
 
 // Parse takes a link apart. White space around it is ignored. The error is an

@@ -29,7 +29,7 @@ const (
 
 // ErrNoPorts is returned by Open when every pair of the range is in use, in
 // quarantine, or held by another program.
-var ErrNoPorts = errors.New("relay: no free pair of media ports; a wider range of ports is needed")
+var ErrNoPorts = errors.New("no pair of media ports is free: widen --media-ports")
 
 // Ports gives out pairs of UDP ports, RTP on the even and RTCP on the odd port
 // above it, of one address. The pairs come in no predictable order. All methods
@@ -58,15 +58,15 @@ func NewPorts(addr netip.Addr, lo, hi uint16) (*Ports, error) {
 func newPorts(addr netip.Addr, lo, hi uint16, now func() time.Time) (*Ports, error) {
 	addr = addr.Unmap()
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() {
-		return nil, fmt.Errorf("relay: media address %v is not the address of an interface", addr)
+		return nil, fmt.Errorf("media address %v is not the address of an interface", addr)
 	}
 	first := int(lo) + int(lo)%2
 	if lo == 0 {
-		return nil, errors.New("relay: media ports must not start at 0")
+		return nil, errors.New("media ports must not start at 0")
 	}
 	n := (int(hi) - first + 1) / 2
 	if n <= 0 {
-		return nil, fmt.Errorf("relay: media ports %d-%d hold no even port with the odd one after it", lo, hi)
+		return nil, fmt.Errorf("media ports %d-%d hold no even port with the odd one after it", lo, hi)
 	}
 	return &Ports{addr: addr, first: uint16(first), now: now, pairs: make([]pairState, n)}, nil
 }
@@ -89,7 +89,7 @@ func (p *Ports) Open() (*Pair, error) {
 		}
 		p.giveBack(i, 0)
 		if !portTaken(err) {
-			return nil, fmt.Errorf("relay: open media ports: %w", err)
+			return nil, fmt.Errorf("open media ports: %w", err)
 		}
 	}
 }

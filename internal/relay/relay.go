@@ -20,9 +20,9 @@ const maxReadErrors = 100
 
 // Errors of Send, beside net.ErrClosed and what the system says.
 var (
-	ErrPacketSize = errors.New("relay: packet is empty or larger than 1500 bytes")
-	ErrQueueFull  = errors.New("relay: the kernel's send queue is full, packet dropped")
-	ErrComponent  = errors.New("relay: no such component")
+	ErrPacketSize = errors.New("packet is empty or larger than 1500 bytes")
+	ErrQueueFull  = errors.New("the kernel's send queue is full, packet dropped")
+	ErrComponent  = errors.New("no such component")
 )
 
 // A Component is one of the two halves of a media stream that have a port each
