@@ -46,13 +46,14 @@ var relays = [...]Target{
 	{RTP: netip.MustParseAddrPort("198.51.100.2:50002"), RTCP: netip.MustParseAddrPort("198.51.100.2:50003")},
 	{RTP: netip.MustParseAddrPort("[2001:db8::1]:50004"), RTCP: netip.MustParseAddrPort("[2001:db8::1]:40000")},
 	{RTP: netip.MustParseAddrPort("198.51.100.1:50000"), RTCP: netip.MustParseAddrPort("198.51.100.9:50001")},
+	{Refused: true},
 }
 
-// choose gives media i one of the relays, or none, by two bits of the choice.
+// choose gives media i one of the relays, or none, by three bits of the choice.
 func choose(choice uint64) func(int, Media) (Target, bool) {
 	return func(i int, _ Media) (Target, bool) {
 		bits := choice >> (3 * (i % 20)) & 7
-		return relays[bits%4], bits < 4
+		return relays[bits%uint64(len(relays))], bits < uint64(len(relays))
 	}
 }
 
@@ -91,6 +92,12 @@ func FuzzRewrite(f *testing.F) {
 				continue
 			}
 			any = true
+			if to.Refused {
+				if after.Media()[i].Port != 0 {
+					t.Fatalf("refused, it is %s", describe(after.Media()[i]))
+				}
+				continue
+			}
 			checkRewritten(t, m, after.Media()[i], to)
 		}
 		if any && !slices.Equal(otherLines(string(b)), otherLines(string(out))) || !any && !bytes.Equal(b, out) {
@@ -155,7 +162,7 @@ func otherLines(s string) (lines []string) {
 		switch fold := asciiLower(name); {
 		case strings.HasPrefix(text, "m="), strings.HasPrefix(text, "c="):
 		case strings.HasPrefix(text, "a=") && (fold == "rtcp" || strings.HasPrefix(fold, "ice-") ||
-			slices.Contains([]string{"candidate", "remote-candidates", "end-of-candidates", "altc"}, fold)):
+			slices.Contains([]string{"candidate", "remote-candidates", "end-of-candidates", "altc", "path"}, fold)):
 		default:
 			lines = append(lines, strings.TrimSuffix(text, "\r"))
 		}

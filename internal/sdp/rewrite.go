@@ -9,7 +9,11 @@ import (
 )
 
 // Target is where an m= line is to point. A zero RTCP is the port above RTP's.
-type Target struct{ RTP, RTCP netip.AddrPort }
+// With Refused it points nowhere: its port becomes 0, and the rest is not used.
+type Target struct {
+	RTP, RTCP netip.AddrPort
+	Refused   bool
+}
 
 // rtcp returns the address of RTCP.
 func (t Target) rtcp() netip.AddrPort {
@@ -27,9 +31,9 @@ func (t Target) rtcp() netip.AddrPort {
 // What is written: the port of m=, the address of c= (of the media, or of the
 // session; a media that then differs from its session gets a c= of its own) and
 // the port and address of a=rtcp, which is added only where RTCP is neither
-// above the port of RTP nor shares it. ICE candidates and credentials, and
-// a=altc, name other ways to the sender and are removed from the media that are
-// rewritten and from the session. An address of 0.0.0.0 or :: means hold and
+// above the port of RTP nor shares it. ICE candidates and credentials, a=altc
+// and a=path name other ways to the sender and are removed from the media that
+// are rewritten and from the session. An address of 0.0.0.0 or :: means hold and
 // stays. All other lines stay as they are, and so does a line that already says
 // the right thing.
 func (d *Description) Rewrite(dst []byte, target func(i int, m Media) (to Target, ok bool)) []byte {
@@ -69,7 +73,10 @@ func (w *writer) aim(target func(int, Media) (Target, bool)) (any bool) {
 		var to Target
 		if m.Port != 0 {
 			var ok bool
-			if to, ok = target(i, *m); !ok || !to.RTP.IsValid() || to.RTP.Port() == 0 {
+			switch to, ok = target(i, *m); {
+			case ok && to.Refused:
+				to, any = Target{Refused: true}, true
+			case !ok || !to.RTP.IsValid() || to.RTP.Port() == 0:
 				to = Target{}
 			}
 			to.RTP, to.RTCP = unmap(to.RTP), unmap(to.RTCP)
@@ -131,7 +138,7 @@ func (w *writer) line(l line) {
 
 // rewriting reports whether the current section is rewritten.
 func (w *writer) rewriting() bool {
-	return w.media < 0 || w.d.targets[w.media].RTP.IsValid()
+	return w.media < 0 || w.d.targets[w.media].RTP.IsValid() || w.d.targets[w.media].Refused
 }
 
 func (w *writer) copy(l line) { w.dst = append(w.dst, w.d.buf[l.start:l.next]...) }
@@ -174,6 +181,10 @@ func (w *writer) newLine() {
 func (w *writer) mediaLine(l line) {
 	w.media++
 	m, to := &w.d.media[w.media], w.d.targets[w.media]
+	if to.Refused {
+		w.mediaPort(l, 0)
+		return
+	}
 	if !to.RTP.IsValid() {
 		w.conn = m.Port != 0 && !m.ownHost && w.session.IsValid() && w.session != m.Addr
 		w.copy(l)
@@ -186,13 +197,18 @@ func (w *writer) mediaLine(l line) {
 		w.copy(l)
 		return
 	}
+	w.mediaPort(l, to.RTP.Port())
+}
+
+// mediaPort writes an m= line with another port.
+func (w *writer) mediaPort(l line, to uint16) {
 	text := l.text(w.d.buf)
 	_, rest := field(text[2:])
 	port, after := field(rest)
 	_, count := cut(port, '/')
 	before := text[:len(text)-len(after)-len(port)]
 	w.dst = append(w.dst, before...)
-	w.dst = strconv.AppendUint(w.dst, uint64(to.RTP.Port()), 10)
+	w.dst = strconv.AppendUint(w.dst, uint64(to), 10)
 	if count != nil {
 		w.dst = append(append(w.dst, '/'), count...)
 	}
@@ -254,9 +270,9 @@ func (w *writer) rtcpValue(a netip.AddrPort, named bool) {
 }
 
 // namesAddress reports whether an attribute offers an address beside those of
-// m=, c= and a=rtcp (RFC 8839 section 5.1, RFC 6947).
+// m=, c= and a=rtcp (RFC 8839 section 5.1, RFC 6947, RFC 4975 section 8).
 func namesAddress(name []byte) bool {
-	return isWord(name, "candidate") || isWord(name, "remote-candidates") || isWord(name, "altc")
+	return isWord(name, "candidate") || isWord(name, "remote-candidates") || isWord(name, "altc") || isWord(name, "path")
 }
 
 // ofOtherPath reports whether an attribute offers another address, or is about

@@ -7,12 +7,15 @@ import (
 )
 
 // toward returns a target function that gives media i the i-th of the targets,
-// "RTP" or "RTP RTCP"; "-" leaves a media alone.
+// "RTP" or "RTP RTCP"; "-" leaves a media alone, "no" refuses it.
 func toward(targets ...string) func(int, Media) (Target, bool) {
 	return func(i int, _ Media) (to Target, ok bool) {
 		rtp, rtcp, _ := strings.Cut(targets[min(i, len(targets)-1)], " ")
 		if rtp == "-" {
 			return Target{}, false
+		}
+		if rtp == "no" {
+			return Target{Refused: true}, true
 		}
 		to.RTP = netip.MustParseAddrPort(rtp)
 		if rtcp != "" {
@@ -97,6 +100,10 @@ func TestRewrite(t *testing.T) {
 			origin + "c=IN  IP4 198.51.100.1/9 \nm=audio  50000  RTP/AVP 0 \na=rtcp:050001\n"},
 		{"white space and what is no line", "v=0 \nxyz\n\nc= IN IP4  192.0.2.1\nm=audio  4000  RTP/AVP  0 \n\xff\n", []string{own},
 			"v=0 \nxyz\n\n" + ownC + "m=audio  50000  RTP/AVP  0 \n\xff\n"},
+		{"MSRP refused", origin + lanC + "m=audio 4000 RTP/AVP 0\nm=message 2855 TCP/MSRP *\nc=IN IP4 192.0.2.2\na=accept-types:text/plain\na=path:msrp://192.0.2.2:2855/x;tcp\n",
+			[]string{own, "no"}, origin + ownC + "m=audio 50000 RTP/AVP 0\nm=message 0 TCP/MSRP *\nc=IN IP4 192.0.2.2\na=accept-types:text/plain\n"},
+		{"only MSRP", origin + lanC + "m=message 2855/2 TCP/MSRP *\na=path:msrp://192.0.2.1:2855/x;tcp\n", []string{"no"},
+			origin + lanC + "m=message 0/2 TCP/MSRP *\n"},
 		{"dual stack", origin + "m=audio 4000 RTP/AVP 0\n" + lanC + "m=audio 4002 RTP/AVP 0\nc=IN IP6 2001:db8::1\n",
 			[]string{own, "[2001:db8::9]:50002"}, origin + "m=audio 50000 RTP/AVP 0\n" + ownC + "m=audio 50002 RTP/AVP 0\nc=IN IP6 2001:db8::9\n"},
 	} {

@@ -52,7 +52,8 @@ type Media struct {
 	RTCPMux   bool      // a=rtcp-mux (RFC 5761)
 	Direction Direction // of this media, else of the session
 	// Alternatives is set when this media or the session offers other addresses
-	// than those of c=, m= and a=rtcp: ICE candidates or a=altc (RFC 6947).
+	// than those of c=, m= and a=rtcp: ICE candidates, a=altc (RFC 6947) or the
+	// a=path of MSRP (RFC 4975).
 	Alternatives bool
 	// Hold is set when the sender wants no media: the address is 0.0.0.0 or ::,
 	// or the direction is sendonly or inactive.

@@ -150,3 +150,15 @@ func TestParseErrors(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestOverUDP(t *testing.T) {
+	for proto, want := range map[string]bool{
+		"RTP/AVP": true, "UDP/TLS/RTP/SAVPF": true, "udptl": true, "UDP/BFCP": true, "vendor": true, "t": true,
+		"TCP/MSRP": false, "tcp/tls/msrp": false, "TCP/RTP/AVP": false, "tcptl": false, "DCCP/RTP/AVP": false, "SCTP/DTLS": false, "TLS/RTP": false,
+	} {
+		var d Description
+		if err := d.Parse([]byte("v=0\nm=x 9 " + proto + " 0\n")); err != nil || d.Media()[0].OverUDP() != want {
+			t.Errorf("%s: %v, want %v, %v", proto, !want, want, err)
+		}
+	}
+}

@@ -85,9 +85,10 @@ func mayHoldSDP(contentType []byte) bool {
 // namedRelay is the relay of this session that m, a media line of a phone,
 // names, nil when it is on hold. It reports false for a line that names
 // anything else: nobody may use the tunnel to send a PBX's media to a third
-// address, be it as the address itself, as that of RTCP, or as one of several.
+// address, be it as the address itself, as that of RTCP, as one of several, or
+// over another transport than relays have.
 func namedRelay(m *sdp.Media, find func(netip.AddrPort) (Relay, bool)) (Relay, bool) {
-	if m.Alternatives || m.PortCount != 1 {
+	if m.Alternatives || m.PortCount != 1 || !m.OverUDP() {
 		return nil, false
 	}
 	rtp, rtcp := m.RTPAddr(), m.RTCP

@@ -69,6 +69,8 @@ func TestMediaAddressCannotBeSmuggled(t *testing.T) {
 		{"for RTCP", "", []string{relay + "a=rtcp:4001 IN IP4 203.0.113.9\r\n"}, "488"},
 		{"for RTCP by name", "", []string{relay + "a=rtcp:4001 IN IP4 evil.example\r\n"}, "488"},
 		{"for RTCP on hold", "", []string{strings.Replace(relay, "c=IN IP4 127.0.0.20", "c=IN IP4 0.0.0.0", 1) + "a=rtcp:4001 IN IP4 203.0.113.9\r\n"}, "488"},
+		{"over TCP", "", []string{strings.Replace(relay, "RTP/AVP", "TCP/RTP/AVP", 1)}, "488"},
+		{"as the path of MSRP", "", []string{relay + "a=path:msrp://203.0.113.9:4000/x;tcp\r\n"}, "488"},
 		{"by name", "", []string{strings.Replace(relay, "c=IN IP4 127.0.0.20", "c=IN IP4 evil.example", 1)}, "488"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

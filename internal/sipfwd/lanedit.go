@@ -106,9 +106,15 @@ func (p *lanPhone) removeOwnRecordRoute(f *flow, m *sipmsg.Message) {
 }
 
 // rewriteSDP points the m-lines of p.sdp, which is m's, to the side of our
-// media ports that where selects.
+// media ports that where selects. Media over TCP, such as MSRP, is refused toward
+// both, RFC 3264 section 5.1: the tunnel has no relays for it, and its address
+// as it stands would be a third one.
 func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) netip.AddrPort) {
-	body := p.sdp.Rewrite(nil, func(i int, _ sdp.Media) (sdp.Target, bool) {
+	body := p.sdp.Rewrite(nil, func(i int, media sdp.Media) (sdp.Target, bool) {
+		if !media.OverUDP() {
+			p.side.counters.Counter("sip.edited.media_not_over_udp").Inc()
+			return sdp.Target{Refused: true}, true
+		}
 		if i >= len(l.lines) || l.lines[i].port == nil {
 			return sdp.Target{}, false
 		}

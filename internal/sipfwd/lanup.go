@@ -102,7 +102,7 @@ func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
 // ensurePorts allocates a media port for every m-line of p.sdp that has none.
 func (p *lanPhone) ensurePorts(l *leg) bool {
 	for i, m := range p.sdp.Media() {
-		if m.Port == 0 {
+		if m.Port == 0 || !m.OverUDP() {
 			continue
 		}
 		if i >= maxMediaLines {

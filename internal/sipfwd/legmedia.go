@@ -40,7 +40,7 @@ func (l *leg) peerSDP(d *sdp.Description, from direction, answer bool) {
 		}
 		line := l.line(i)
 		line.offered = mediaAddr{}
-		if a := m.RTPAddr(); m.Port != 0 && a.IsValid() { // 0.0.0.0 is hold, and the relay's to know
+		if a := m.RTPAddr(); m.Port != 0 && m.OverUDP() && a.IsValid() { // 0.0.0.0 is hold, and the relay's to know
 			line.offered = mediaAddr{a, m.RTCPAddr()}
 		}
 		line.pending = true
