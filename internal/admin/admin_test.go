@@ -188,6 +188,23 @@ COUNT  WHAT
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
+
+	out.Reset()
+	p := ProxyStatus{
+		Relays: []Relay{
+			{PBXAddress: "192.0.2.1:50000", LANAddress: "10.0.0.2:40000", PacketsIn: 5, PacketsDirect: 4, Direct: "10.0.0.2:40002"},
+			{PBXAddress: "192.0.2.1:50004", LANAddress: "10.0.0.2:40004", PacketsIn: 5},
+		},
+		RelayTotals: RelayTotals{PacketsIn: 10, PacketsDirect: 4},
+	}
+	if err := p.WriteTable(&out, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"4 stayed in the office", "local 10.0.0.2:40002", " tunnel "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
 }
 
 func TestProxyTable(t *testing.T) {

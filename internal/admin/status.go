@@ -55,6 +55,11 @@ type Relay struct {
 	JitterMS   float64   `json:"jitter_ms"`
 	Dropped    uint64    `json:"dropped"`
 	Ended      time.Time `json:"ended,omitzero"`
+
+	// Of tunnelproxy, when the PBX has two phones of the office send to each other: the other phone's port, which
+	// packets go to at the moment, and how many of packets_in have gone that way so far and not into the tunnel.
+	Direct        string `json:"direct,omitempty"`
+	PacketsDirect uint64 `json:"packets_direct,omitempty"`
 }
 
 // RelayTotals counts all relays since the start of the program, those that are gone too.
@@ -64,6 +69,8 @@ type RelayTotals struct {
 	PacketsOut uint64 `json:"packets_out"`
 	Lost       uint64 `json:"lost"`
 	Dropped    uint64 `json:"dropped"`
+	// PacketsDirect are those of packets_in that stayed in the office.
+	PacketsDirect uint64 `json:"packets_direct,omitempty"`
 }
 
 // Add counts a relay in.
@@ -73,6 +80,7 @@ func (t *RelayTotals) Add(r Relay) {
 	t.PacketsOut += r.PacketsOut
 	t.Lost += r.Lost
 	t.Dropped += r.Dropped
+	t.PacketsDirect += r.PacketsDirect
 }
 
 // Session is an office that is, or a moment ago was, connected to tunneld.

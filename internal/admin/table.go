@@ -60,8 +60,12 @@ func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
 	if s.Tunnel.Pin != "" {
 		p.fact("key pin", "%s", s.Tunnel.Pin)
 	}
-	p.fact("media", "%d packets in, %d out, %d lost, %d dropped since the start",
-		s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped)
+	local := ""
+	if n := s.RelayTotals.PacketsDirect; n > 0 {
+		local = fmt.Sprintf(", %d stayed in the office", n)
+	}
+	p.fact("media", "%d packets in, %d out, %d lost, %d dropped since the start%s",
+		s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped, local)
 	p.phones(s.Phones, now)
 	p.calls(s.Calls, now)
 	p.relays(s.Relays)
@@ -186,9 +190,16 @@ func (p page) relays(relays []Relay) {
 	if ahead := len(relays) - len(used); ahead > 0 {
 		none += fmt.Sprintf(", %d ready", ahead)
 	}
-	p.table("relays", none, "PBX SIDE\tLAN SIDE\tREMOTE\tIN\tOUT\tLOST\tJITTER\tDROPPED", len(used), func(i int) []any {
+	p.table("relays", none, "PBX SIDE\tLAN SIDE\tREMOTE\tVIA\tIN\tOUT\tLOST\tJITTER\tDROPPED", len(used), func(i int) []any {
 		e := used[i]
-		return []any{e.PBXAddress, e.LANAddress, e.Remote, e.PacketsIn, e.PacketsOut, e.Lost, millis(e.JitterMS), e.Dropped}
+		via := ""
+		switch {
+		case e.Direct != "":
+			via = "local " + e.Direct
+		case e.LANAddress != "":
+			via = "tunnel"
+		}
+		return []any{e.PBXAddress, e.LANAddress, e.Remote, via, e.PacketsIn, e.PacketsOut, e.Lost, millis(e.JitterMS), e.Dropped}
 	})
 }
 

@@ -25,10 +25,15 @@ func (e events) PhoneGone(p sipfwd.PhoneInfo, reason string) {
 func (e events) CallStarted(c sipfwd.CallInfo) { e.log.Info("call started", call(c)...) }
 
 func (e events) CallEnded(c sipfwd.CallInfo) {
-	var in, out, lost uint64
+	var in, out, lost, direct uint64
 	var jitter time.Duration
 	for _, m := range c.Media {
 		in, out, lost, jitter = in+m.PacketsIn, out+m.PacketsOut, lost+m.Lost, max(jitter, m.Jitter)
+		direct += m.PacketsDirect
+	}
+	stayed := zap.Skip()
+	if direct > 0 {
+		stayed = zap.Uint64("packets_direct", direct)
 	}
 	each := zap.Skip() // The figures of the only stream are those of the call.
 	if len(c.Media) > 1 {
@@ -40,7 +45,7 @@ func (e events) CallEnded(c sipfwd.CallInfo) {
 	}
 	e.log.Info("call ended", append(call(c),
 		zap.Bool("answered", !c.Answered.IsZero()), zap.Duration("duration", c.Duration), text("reason", c.Reason),
-		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), zap.Uint64("lost", lost), zap.Duration("jitter", jitter), each)...)
+		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), stayed, zap.Uint64("lost", lost), zap.Duration("jitter", jitter), each)...)
 }
 
 // stream is one of the media streams of a call.
@@ -52,6 +57,9 @@ func (s stream) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	encoder.AddUint64("packets_out", s.PacketsOut)
 	encoder.AddUint64("lost", s.Lost)
 	encoder.AddDuration("jitter", s.Jitter)
+	if s.PacketsDirect > 0 {
+		encoder.AddUint64("packets_direct", s.PacketsDirect)
+	}
 	return nil
 }
 

@@ -169,6 +169,8 @@ type mediaPort struct {
 	media      media
 	pbx        netip.AddrPort
 	signalling atomic.Pointer[netip.Addr]
+	peer       atomic.Pointer[mediaPort] // who gets what the phone sends; nil: the tunnel
+	direct     atomic.Uint64             // RTP packets that a peer got
 	end        func() admin.Relay
 	readers    sync.WaitGroup
 }
@@ -177,17 +179,29 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) *mediaPort {
 	m := &mediaPort{media: tunnelled, pbx: addrPort(tunnelled.RTP().LocalAddr())}
 	up := [2]net.PacketConn{relay.RTP: tunnelled.RTP(), relay.RTCP: tunnelled.RTCP()}
 	toPBX := [2]net.Addr{up[0].LocalAddr(), up[1].LocalAddr()} // Where it goes is tunneld's to know; WriteTo wants an address.
+	send := func(c relay.Component, packet []byte) {
+		if peer := m.peer.Load(); peer != nil {
+			if c == relay.RTP {
+				m.direct.Add(1)
+			}
+			_ = peer.relay.Send(c, packet) // The relay counts what it drops.
+			return
+		}
+		_, _ = up[c].WriteTo(packet, toPBX[c]) // The tunnel counts what it drops.
+	}
 	m.relay = relay.Start(relay.Config{
-		Pair:   pair,
-		Accept: relay.LANPolicy(m.signallingAddr, b.networks...),
-		Sink: func(c relay.Component, packet []byte) {
-			_, _ = up[c].WriteTo(packet, toPBX[c]) // The tunnel counts what it drops.
-		},
+		Pair:     pair,
+		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
+		Sink:     send,
 		Counters: b.counters,
 	})
 	m.end = b.ledger.Open(func() admin.Relay {
 		figures := admin.RelayOf(m.relay.Stats())
 		figures.LANAddress, figures.PBXAddress = m.relay.LocalAddr().String(), m.pbx.String()
+		figures.PacketsDirect = m.direct.Load()
+		if peer := m.peer.Load(); peer != nil {
+			figures.Direct = peer.relay.LocalAddr().String()
+		}
 		return figures
 	})
 	for c, conn := range up {
@@ -227,7 +241,16 @@ func (m *mediaPort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
 	m.relay.SetRemote(rtp, rtcp)
 }
 
-func (m *mediaPort) Stats() sipfwd.MediaStats { return admin.MediaOf(m.relay.Stats()) }
+func (m *mediaPort) Join(peer sipfwd.MediaPort) {
+	port, _ := peer.(*mediaPort) // Nil of any kind parts it from its peer.
+	m.peer.Store(port)
+}
+
+func (m *mediaPort) Stats() sipfwd.MediaStats {
+	stats := admin.MediaOf(m.relay.Stats())
+	stats.PacketsDirect = m.direct.Load()
+	return stats
+}
 
 func (m *mediaPort) Close() error {
 	m.end()

@@ -253,6 +253,88 @@ func TestBridge(t *testing.T) {
 	}
 }
 
+// TestJoinedPorts: what two phones say reaches the other one and not the tunnel, until the ports are parted.
+func TestJoinedPorts(t *testing.T) {
+	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 44000, 44999)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ledger admin.Ledger
+	b := &bridges{ports: ports, counters: new(counter.Set), ledger: &ledger}
+	type side struct {
+		phone, tunnel, pbx [2]socket
+		port               *mediaPort
+		lan                [2]netip.AddrPort
+	}
+	var sides [2]*side
+	for i := range sides {
+		s := new(side)
+		for c := range s.phone {
+			s.phone[c], s.tunnel[c], s.pbx[c] = newSocket(t), newSocket(t), newSocket(t)
+		}
+		pair, err := ports.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.port = b.bridge(pair, &fakeMedia{rtp: redirected{s.tunnel[0].UDPConn, s.pbx[0].addr()}, rtcp: redirected{s.tunnel[1].UDPConn, s.pbx[1].addr()}})
+		s.port.SetPhone(s.phone[0].addr(), s.phone[1].addr(), s.phone[0].addr().Addr())
+		lan := s.port.LAN()
+		s.lan = [2]netip.AddrPort{lan, netip.AddrPortFrom(lan.Addr(), lan.Port()+1)}
+		sides[i] = s
+	}
+	say := func(i, c int, text string) {
+		t.Helper()
+		if _, err := sides[i].phone[c].WriteToUDPAddrPort([]byte(text), sides[i].lan[c]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(0, 0, "through the tunnel")
+	sides[0].pbx[0].expect("through the tunnel")
+
+	sides[0].port.Join(sides[1].port)
+	sides[1].port.Join(sides[0].port)
+	for i := range sides {
+		for c := range 2 {
+			say(i, c, "straight")
+			sides[1-i].phone[c].expect("straight")
+		}
+		// The PBX may have a word all the same.
+		if _, err := sides[i].pbx[0].WriteToUDPAddrPort([]byte("announcement"), sides[i].tunnel[0].addr()); err != nil {
+			t.Fatal(err)
+		}
+		sides[i].phone[0].expect("announcement")
+	}
+	active, _, totals := ledger.Snapshot()
+	if len(active) != 2 || totals.PacketsDirect != 2 || active[0].Direct != sides[1].lan[0].String() || active[1].PacketsDirect != 1 {
+		t.Errorf("%+v", active)
+	}
+	if s := sides[0].port.Stats(); s.PacketsIn != 2 || s.PacketsDirect != 1 {
+		t.Errorf("%+v", s)
+	}
+
+	// A peer that is gone before anybody says so takes nothing with it.
+	if err := sides[1].port.Close(); err != nil {
+		t.Error(err)
+	}
+	say(0, 0, "nobody there")
+	for deadline := time.Now().Add(5 * time.Second); sides[0].port.Stats().PacketsDirect != 2; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("the packet for a closed port is not taken in")
+		}
+	}
+	sides[0].port.Join(nil)
+	for c := range 2 {
+		say(0, c, "parted")
+		sides[0].pbx[c].expect("parted") // And nothing of what was said before.
+	}
+	if active, _, _ := ledger.Snapshot(); len(active) != 1 || active[0].Direct != "" || active[0].PacketsDirect != 2 {
+		t.Errorf("%+v", active)
+	}
+	if err := sides[0].port.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAllocateGivesPortsBack(t *testing.T) {
 	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 43000, 43999)
 	if err != nil {

@@ -49,6 +49,9 @@ type MediaStats struct {
 	Lost       uint64        `json:"lost"`        // missing RTP sequence numbers among PacketsIn
 	Jitter     time.Duration `json:"jitter"`      // RFC 3550 section 6.4.1, of PacketsIn
 	LastIn     time.Time     `json:"last_in,omitzero"`
+	// LAN side: of PacketsIn, those that went straight to another phone of the
+	// office and not into the tunnel.
+	PacketsDirect uint64 `json:"packets_direct,omitempty"`
 }
 
 // noEvents stands in for a nil Events.

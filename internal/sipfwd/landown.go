@@ -93,6 +93,7 @@ func (p *lanPhone) sdpDown(l *leg, m *sipmsg.Message, answer bool) {
 		l.delayed = false
 		l.answered()
 	}
+	l.pbxSDP(&p.sdp.Description, answer)
 	p.rewriteSDP(l, m, MediaPort.LAN)
 }
 

@@ -49,6 +49,10 @@ type MediaPort interface {
 	// SetPhone says where the phone wants its media, and the address that its
 	// signalling comes from. The zero address stops sending.
 	SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr)
+	// Join has what the phone sends go to the phone of peer, another port of
+	// the same Allocate, instead of into the tunnel. Nil has it go there again.
+	// What comes out of the tunnel reaches the phone in either case.
+	Join(peer MediaPort)
 	Stats() MediaStats
 	Close() error
 }
@@ -78,6 +82,7 @@ type LANSide struct {
 	done     chan struct{}
 	wg       sync.WaitGroup
 	budget   budget
+	crossbar crossbar
 
 	mu      sync.Mutex
 	closed  bool

@@ -94,6 +94,7 @@ func (p *lanPhone) trackRequest(s *serverTx, f *flow, m *sipmsg.Message) *refusa
 func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
 	if answer {
 		l.delayed = false
+		l.pbxAnswered(true)
 	}
 	l.peerSDP(&p.sdp.Description, up, answer)
 	p.rewriteSDP(l, m, MediaPort.PBX)
@@ -119,8 +120,9 @@ func (p *lanPhone) ensurePorts(l *leg) bool {
 			p.side.counters.Counter(noMediaPort.counter).Inc()
 			return false
 		}
-		line.port = port
+		line.port, line.crossbar = port, &p.side.crossbar
 		line.connect(l)
+		line.cross()
 	}
 	return true
 }
@@ -173,6 +175,9 @@ func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
 	if l := c.leg; l != nil && !l.ended {
 		l.notePeer(m)
 		p.legs.response(l, m, down)
+		if c.offer && m.StatusCode() >= 300 {
+			l.pbxAnswered(false)
+		}
 		if has, no := p.sdp.find(m); no == nil && has && m.StatusCode() < 300 && p.ensurePorts(l) {
 			p.sdpUp(l, m, c.offer)
 			l.delayed = l.delayed || !c.offer

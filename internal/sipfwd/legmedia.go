@@ -7,18 +7,41 @@ import (
 	"github.com/siptunnel/siptunnel/internal/sdp"
 )
 
-// mediaLine is one m-line of a leg. Addresses are the SIP peer's.
+// mediaLine is one m-line of a leg.
 type mediaLine struct {
-	port    MediaPort // LAN side
-	relay   Relay     // PBX side
-	relayAt netip.AddrPort
+	port     MediaPort // LAN side
+	crossbar *crossbar // LAN side: where port is
+	relay    Relay     // PBX side
+	relayAt  netip.AddrPort
 
-	remote, offered mediaAddr
-	committed       bool // remote is in force
-	pending         bool // offered waits for its answer
+	peer signalled // by the SIP peer of this half
+	pbx  signalled // LAN side: by the PBX, as far as port could be joined with another one
 }
 
 type mediaAddr struct{ rtp, rtcp netip.AddrPort }
+
+// signalled is where one party wants the media of an m-line.
+type signalled struct {
+	now, offered mediaAddr
+	committed    bool // now is in force
+	pending      bool // offered waits for its answer
+}
+
+// note takes what SDP says. An answer is in force at once; an offer when it is
+// answered, unless nothing is in force yet: media may come before the answer
+// (RFC 3264 section 5.1).
+func (s *signalled) note(a mediaAddr, answer bool) {
+	s.offered, s.pending = a, true
+	if answer || !s.committed {
+		s.commit()
+	}
+}
+
+func (s *signalled) commit() {
+	s.pending = false
+	s.committed = s.committed || s.offered.rtp.IsValid() && !s.offered.rtp.Addr().IsUnspecified()
+	s.now = s.offered
+}
 
 // line is the leg's i-th m-line, made when it is new.
 func (l *leg) line(i int) *mediaLine {
@@ -29,23 +52,21 @@ func (l *leg) line(i int) *mediaLine {
 }
 
 // peerSDP notes the addresses that the SIP peer of this half signals in a
-// message that travels in direction from. An answer is in force at once; an
-// offer when it is answered, unless nothing is in force yet: media may come
-// before the answer (RFC 3264 section 5.1).
+// message that travels in direction from.
 func (l *leg) peerSDP(d *sdp.Description, from direction, answer bool) {
 	l.noteHold(d, from)
 	for i, m := range d.Media() {
 		if i >= maxMediaLines {
 			break
 		}
-		line := l.line(i)
-		line.offered = mediaAddr{}
+		var to mediaAddr
 		if a := m.RTPAddr(); m.Port != 0 && m.OverUDP() && a.IsValid() { // 0.0.0.0 is hold, and the relay's to know
-			line.offered = mediaAddr{a, m.RTCPAddr()}
+			to = mediaAddr{a, m.RTCPAddr()}
 		}
-		line.pending = true
-		if answer || !line.committed {
-			line.commit(l)
+		line := l.line(i)
+		line.peer.note(to, answer)
+		if !line.peer.pending {
+			line.connect(l)
 		}
 	}
 }
@@ -64,8 +85,9 @@ func (l *leg) noteHold(d *sdp.Description, from direction) {
 // answered puts into force what the peer offered.
 func (l *leg) answered() {
 	for _, line := range l.lines {
-		if line.pending {
-			line.commit(l)
+		if line.peer.pending {
+			line.peer.commit()
+			line.connect(l)
 		}
 	}
 }
@@ -73,24 +95,67 @@ func (l *leg) answered() {
 // rejected forgets what the peer offered.
 func (l *leg) rejected() {
 	for _, line := range l.lines {
-		line.pending = false
+		line.peer.pending = false
 	}
-}
-
-func (line *mediaLine) commit(l *leg) {
-	line.pending = false
-	line.committed = line.committed || line.offered.rtp.IsValid() && !line.offered.rtp.Addr().IsUnspecified()
-	line.remote = line.offered
-	line.connect(l)
 }
 
 func (line *mediaLine) connect(l *leg) {
-	switch {
+	switch to := line.peer.now; {
 	case line.port != nil:
-		line.port.SetPhone(line.remote.rtp, line.remote.rtcp, l.signalling())
+		line.port.SetPhone(to.rtp, to.rtcp, l.signalling())
 	case line.relay != nil:
-		line.relay.SetRemote(line.remote.rtp, line.remote.rtcp)
+		line.relay.SetRemote(to.rtp, to.rtcp)
 	}
+}
+
+// pbxSDP notes, on the LAN side, the addresses in SDP of the PBX.
+func (l *leg) pbxSDP(d *sdp.Description, answer bool) {
+	media := d.Media()
+	for i, line := range l.lines {
+		var to mediaAddr
+		if i < len(media) {
+			to = plainAddr(&media[i])
+		}
+		line.pbx.note(to, answer)
+		line.cross()
+	}
+}
+
+// plainAddr is the one address that m names, with RTCP where a relay has it; zero
+// when there is more to m than that.
+func plainAddr(m *sdp.Media) mediaAddr {
+	rtp, rtcp := m.RTPAddr(), m.RTCPAddr()
+	if m.Alternatives || m.PortCount != 1 || !m.OverUDP() || !rtp.IsValid() || rtp.Addr().IsUnspecified() ||
+		rtcp.Addr() != rtp.Addr() || rtcp.Port() != rtp.Port() && rtcp.Port() != rtp.Port()+1 {
+		return mediaAddr{}
+	}
+	return mediaAddr{rtp, rtcp}
+}
+
+// pbxAnswered puts into force what the PBX offered and the phone accepted, or
+// forgets it.
+func (l *leg) pbxAnswered(accepted bool) {
+	for _, line := range l.lines {
+		if line.pbx.pending && accepted {
+			line.pbx.commit()
+		}
+		line.pbx.pending = false
+		line.cross()
+	}
+}
+
+// cross tells the crossbar where the PBX wants the media of the line. An offer
+// to move it ends what is joined at once, as the way through the tunnel leads to
+// the old place too.
+func (line *mediaLine) cross() {
+	if line.port == nil {
+		return
+	}
+	far := line.pbx.now.rtp
+	if line.pbx.pending && line.pbx.offered != line.pbx.now {
+		far = netip.AddrPort{}
+	}
+	line.crossbar.point(line.port, far)
 }
 
 func (l *leg) signalling() netip.Addr {
@@ -118,6 +183,7 @@ func (l *leg) stats() []MediaStats {
 func (l *leg) releaseMedia() {
 	for _, line := range l.lines {
 		if line.port != nil {
+			line.crossbar.point(line.port, netip.AddrPort{})
 			line.port.Close()
 		}
 		if line.relay != nil {

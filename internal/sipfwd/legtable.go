@@ -18,6 +18,9 @@ type legTable struct {
 	events Events
 	// hangUp sends a BYE to the SIP peer of this half.
 	hangUp func(l *leg, reason string)
+	// elsewhere says that the media of l may take a way that this half does
+	// not see. Nil: never.
+	elsewhere func(l *leg) bool
 }
 
 func newLegTable(e *edge, events Events, hangUp func(l *leg, reason string)) *legTable {
@@ -320,7 +323,7 @@ func (t *legTable) checkMedia(l *leg) {
 	for _, s := range stats {
 		packets += s.PacketsIn + s.PacketsOut
 	}
-	if packets != l.packets || l.activeAt.IsZero() {
+	if packets != l.packets || l.activeAt.IsZero() || t.elsewhere != nil && t.elsewhere(l) {
 		l.packets, l.activeAt = packets, time.Now()
 		return
 	}

@@ -37,6 +37,7 @@ func newPBXPhone(s *PBXSide, id uint32, key string) *pbxPhone {
 	p := &pbxPhone{side: s, id: id, key: key}
 	p.edge = newEdge(&p.mu, s.counters, &s.budget, p.timedOut)
 	p.legs = newLegTable(p.edge, s.cfg.Events, p.hangUp)
+	p.legs.elsewhere = p.direct
 	return p
 }
 
@@ -101,6 +102,23 @@ func (p *pbxPhone) end(reason string) {
 // hangUp tells the PBX that a call is over, in the name of the phone.
 func (p *pbxPhone) hangUp(l *leg, reason string) {
 	p.edge.sendBye(l, up, p.via(), reason, p.pbx())
+}
+
+// direct says that the PBX has two phones of this session send to each other,
+// which the client then does in its office. The silence of such a call is the
+// client's to notice, which gives the relays back when it ends the call.
+func (p *pbxPhone) direct(l *leg) bool {
+	for _, line := range l.lines {
+		if line.relay == nil {
+			continue
+		}
+		_, near := p.side.cfg.Relay(line.relayAt)
+		_, far := p.side.cfg.Relay(line.peer.now.rtp)
+		if near && far {
+			return true
+		}
+	}
+	return false
 }
 
 // timedOut answers the phone for a PBX that does not.

@@ -180,6 +180,7 @@ type fakePort struct {
 	rtp, rtcp  netip.AddrPort
 	signalling netip.Addr
 	closed     bool
+	joined     MediaPort
 }
 
 type fakeRelay struct {
@@ -222,6 +223,16 @@ func (p *fakePort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rtp, p.rtcp, p.signalling = rtp, rtcp, signalling
+}
+func (p *fakePort) Join(peer MediaPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.joined = peer
+}
+func (p *fakePort) peer() MediaPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.joined
 }
 func (p *fakePort) Stats() MediaStats { return MediaStats{} }
 func (p *fakePort) Close() error {
