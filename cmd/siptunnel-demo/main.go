@@ -4,6 +4,8 @@
 //
 //	go run ./cmd/siptunnel-demo          # the demo
 //	go run ./cmd/siptunnel-demo -keep    # the same, and then it stays, for real phones
+//	go run ./cmd/siptunnel-demo -direct-media
+//	                                     # two phones of one office, whose audio stays there
 package main
 
 import (
@@ -36,6 +38,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	var cfg demo.Config
 	flags.StringVar(&cfg.Bin, "bin", "", "`directory` with tunneld and tunnelproxy; without it they are built")
+	flags.BoolVar(&cfg.DirectMedia, "direct-media", false, "have the PBX send the phones to each other, and see their audio stay in the office")
 	flags.BoolVar(&cfg.Keep, "keep", false, "leave everything running, for real phones")
 	flags.TextVar(&cfg.LAN, "lan", netip.Addr{}, "with -keep, the `address` that real phones can reach (default: that of the default route)")
 	port := flags.Uint("sip-port", 0, "the `port` that phones use at tunnelproxy (default: 5060, or the next free one)")

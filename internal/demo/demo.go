@@ -38,6 +38,9 @@ const (
 	Around     Break = "around"      // the phones talk to the PBX without the tunnel
 )
 
+// anchor has the PBX stand in the media in spite of DirectMedia.
+const anchor Break = "anchor"
+
 // Breaks are all that can be broken.
 func Breaks() []Break { return []Break{PhoneSIP, PhoneAudio, Tunnel, PBXSIP, PBXAudio, Around} }
 
@@ -48,6 +51,7 @@ const startTime = 30 * time.Second
 const (
 	firstUser, secondUser = "101", "102"
 	firstHz, secondHz     = 440, 660
+	musicHz               = 350 // of the PBX
 )
 
 // domain is that of the PBX. It resolves nowhere, because phones with an outbound proxy need not
@@ -76,6 +80,9 @@ type Config struct {
 	// Out gets the report; os.Stdout by default. Color allows terminal colours in it.
 	Out   io.Writer
 	Color bool
+	// DirectMedia has the PBX send the two phones to each other, and shows that their audio stays in the
+	// office but for music on hold, which is the PBX's.
+	DirectMedia bool
 	// Break breaks a link, for tests.
 	Break Break
 }
@@ -140,8 +147,10 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	d.report.line("")
-	d.figures.print(d.report)
-	d.report.line("")
+	if !cfg.DirectMedia {
+		d.figures.print(d.report)
+		d.report.line("")
+	}
 	d.report.line("All was heard, in %.1f s.", time.Since(started).Seconds())
 	if cfg.Keep {
 		err = d.keep(ctx)
@@ -153,9 +162,15 @@ func Run(ctx context.Context, cfg Config) error {
 // scenario is the demo itself; it ends at the first step that fails.
 func (d *demo) scenario(ctx context.Context) error {
 	d.report.line("%s", d.place.drawing())
-	for _, part := range []func(context.Context) error{
+	parts := []func(context.Context) error{
 		d.build, d.startPBX, d.compare, d.startDaemon, d.startProxy, d.register, d.call, d.echo, d.leave,
-	} {
+	}
+	if d.cfg.DirectMedia {
+		parts = []func(context.Context) error{
+			d.build, d.startPBX, d.startDaemon, d.startProxy, d.register, d.callInOffice, d.leave,
+		}
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -183,10 +198,12 @@ func (d *demo) stepWithin(ctx context.Context, limit time.Duration, what string,
 func (d *demo) startPBX(ctx context.Context) error {
 	return d.step(ctx, "PBX started", func(context.Context) (string, error) {
 		pbx, err := minipbx.Start(context.WithoutCancel(ctx), minipbx.Config{
-			Addr:      netip.AddrPortFrom(d.place.pbx, 0),
-			Domain:    domain,
-			Users:     d.passwords,
-			LoseAudio: d.cfg.Break == PBXAudio,
+			Addr:        netip.AddrPortFrom(d.place.pbx, 0),
+			Domain:      domain,
+			Users:       d.passwords,
+			DirectMedia: d.cfg.DirectMedia && d.cfg.Break != anchor,
+			MusicHz:     musicHz,
+			LoseAudio:   d.cfg.Break == PBXAudio,
 		})
 		if err != nil {
 			return "", err

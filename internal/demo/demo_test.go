@@ -80,6 +80,20 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestDirectMedia: two phones of one office talk without the tunnel when the PBX says so, and only then.
+func TestDirectMedia(t *testing.T) {
+	t.Parallel()
+	report, err := run(t, demo.Config{DirectMedia: true})
+	if err != nil || !strings.Contains(report, "stayed in the office") {
+		t.Errorf("%v\n%s", err, report)
+	}
+	report, err = run(t, demo.Config{DirectMedia: true, Break: demo.Anchor, Patience: 5 * time.Second})
+	if !errors.Is(err, demo.ErrFailed) || !strings.Contains(report, "\u2717 they hear each other, and the tunnel is quiet") ||
+		!strings.Contains(report, "bytes in the tunnel") {
+		t.Errorf("a PBX that stands in the media: %v\n%s", err, report)
+	}
+}
+
 // TestBrokenLinks shows that the demo cannot pass without each link of the chain, and that it fails
 // where it should.
 func TestBrokenLinks(t *testing.T) {

@@ -21,18 +21,21 @@ const (
 // bridge is a call between two extensions: two dialogs, and between them SDP and, where the PBX
 // stands in the media, two ports.
 type bridge struct {
-	ports [2]*port // nil with direct media
+	ports     [2]*port // nil with direct media
+	musicHz   float64
+	musicAddr netip.Addr
 
 	mu      sync.Mutex
 	dialogs [2]*ua.Dialog
 	told    [2][]byte // the SDP that each side got last
+	music   *music    // nil unless somebody is on hold
 }
 
 // other is the other side.
 func other(side int) int { return 1 - side }
 
 func (p *PBX) openBridge() (*bridge, error) {
-	b := new(bridge)
+	b := &bridge{musicHz: p.cfg.MusicHz, musicAddr: p.cfg.Media}
 	if p.cfg.DirectMedia {
 		return b, nil
 	}
@@ -49,6 +52,8 @@ func (p *PBX) openBridge() (*bridge, error) {
 }
 
 func (b *bridge) close() {
+	b.stopMusic(caller)
+	b.stopMusic(callee)
 	for _, p := range b.ports {
 		if p != nil {
 			p.close()
@@ -92,7 +97,10 @@ func (b *bridge) reinvite(from int) ua.Reinvite {
 			return nil, &ua.StatusError{Code: sip.StatusRequestPending, Reason: "Request Pending"}
 		case len(offer) == 0:
 			return told, nil
+		case b.holds(offer):
+			return b.hold(from, offer, dialog)
 		}
+		defer b.stopMusic(from)
 		offer, err := b.pass(from, offer)
 		if err != nil {
 			return nil, err

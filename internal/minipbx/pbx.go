@@ -58,6 +58,9 @@ type Config struct {
 	Users map[string]string
 	// DirectMedia passes SDP from phone to phone, so that audio does not go through the PBX.
 	DirectMedia bool
+	// MusicHz is the frequency that a side hears from the PBX while the other one has it on hold, with
+	// DirectMedia too; zero leaves it to the phones what is heard.
+	MusicHz float64
 	// ToneHz is the frequency of 601 and 604; 425 Hz by default.
 	ToneHz float64
 	// EarlyTime is how long 604 plays before it answers; 1 s by default.

@@ -257,6 +257,30 @@ func TestMediaAnchoredOrDirect(t *testing.T) {
 	}
 }
 
+func TestMusicOnHold(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		overBoth(t, minipbx.Config{DirectMedia: direct, MusicHz: pbxHz}, func(t *bench) {
+			alice, bob := t.registered("alice", aliceHz), t.registered("bob", bobHz)
+			near, far := t.call(alice, bob)
+			for _, pair := range [][2]*testphone.Call{{near, far}, {far, near}} {
+				holder, held := pair[0], pair[1]
+				t.must(holder.Hold(t.ctx))
+				t.hears(held, pbxHz)
+				if !held.Held() {
+					t.Error("does not know that it is held")
+				}
+				t.must(holder.Resume(t.ctx))
+				t.hears(near, bobHz)
+				t.hears(far, aliceHz)
+			}
+			t.must(near.Hold(t.ctx))
+			t.must(far.Hangup(t.ctx))
+			t.over(near)
+			t.idle()
+		})
+	}
+}
+
 func TestMixedTransports(t *testing.T) {
 	bench := newBench(t, "udp", minipbx.Config{})
 	alice := bench.registered("alice", aliceHz)
