@@ -14,11 +14,11 @@ type exchange struct {
 	t  *testing.T
 	ph *phone
 	v  vars // of the dialog
-	tp template
 
 	answers  []template // of the PBX, in turn
 	replies  []template // of the phone
 	contact  string     // the phone's latest in the dialog
+	recorded []string   // Record-Route of the PBX in its latest request
 	inDialog bool
 }
 
@@ -143,6 +143,7 @@ func (x *exchange) down(in []byte) []byte {
 	x.toPhone(x.t, x.ph, in)
 	out := x.atPhone(in, "request at the phone")
 	m, _ := cut(in)
+	x.recorded = m.values("record-route")
 	uri := x.ph.path.phoneURI(m.uri())
 	if x.inDialog && x.contact != "" && m.toTag() != "" {
 		uri = x.contact
@@ -169,7 +170,7 @@ func (x *exchange) reply(in []byte) []byte {
 	x.t.Helper()
 	x.ph.send(x.t, in)
 	out := x.atPBX(in, "response at the PBX")
-	want, err := x.ph.path.responseUp(in, out)
+	want, err := x.ph.path.responseUp(in, out, x.recorded)
 	x.same("response up", in, out, want, err)
 	x.noteContact(in)
 	return out

@@ -8,27 +8,26 @@ import (
 	"testing"
 )
 
-// notYet are the cases that do not come out as they should, by the name of the
-// message, with the reason. It is to be empty.
-var notYet = map[string]string{}
-
 // expect runs f as a subtest; one that is among notYet fails with the reason,
 // whatever it does.
 func (r *rig) expect(t *testing.T, name string, f func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) {
 		defer func() {
-			_, key, _ := strings.Cut(name, "/")
-			switch reason := notYet[key]; {
-			case reason != "" && t.Failed():
-				t.Errorf("does not work yet: %s", reason)
-			case reason != "":
-				t.Errorf("works now, take it off the list: %s", reason)
+			failed := t.Failed()
+			for _, w := range notYet {
+				switch {
+				case !w.names.MatchString(name):
+				case failed:
+					t.Errorf("does not work yet: %s", w.reason)
+				default:
+					t.Errorf("works now, take it off the list: %s", w.reason)
+				}
+			}
+			if failed { // leave nothing to the next one
+				r.inbox.strays()
 			}
 		}()
 		f(t)
-		if t.Failed() { // leave nothing to the next one
-			r.inbox.strays()
-		}
 	})
 }
 

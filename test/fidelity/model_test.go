@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -184,23 +185,37 @@ func (p *path) requestUp(in, out []byte) (string, error) {
 	}
 	m.noOutbound()
 	p.contactUp(m)
+	m.dropValues("record-route", func(string) bool { return true })
 	if m.index("max-forwards") >= 0 {
 		m.oneHopLess()
 	} else {
 		m.insert(m.belowVia(), "Max-Forwards", "70")
 	}
 	m.pushVia(ownVia(o, "UDP", p.port))
-	err = p.relays.edit(m, o, p.relays.tunneld, m.get("call-id")+" up")
+	err = p.relays.edit(m, o, p.relays.tunneld, p.phone.String()+m.get("call-id")+" up")
 	return m.String(), err
 }
 
-// routeUp removes the leading Route entries that name tunnelproxy.
+// routeUp removes the leading Route entries that name tunnelproxy, by the name
+// that the phone may have for it too.
 func (m *text) routeUp(p *path) {
-	leading := true
+	leading, first := true, m.toTag() == ""
 	m.dropValues("route", func(v string) bool {
-		leading = leading && p.namesProxy(cutAddress(v).uri)
+		uri := cutAddress(v).uri
+		leading = leading && (p.namesProxy(uri) || first && p.otherName(uri))
+		first = false
 		return leading
 	})
+}
+
+// otherName says whether a URI has a name for its host that is not the PBX's.
+func (p *path) otherName(uri string) bool {
+	u, ok := cutURI(uri)
+	if !ok || strings.EqualFold(u.host, p.domain) {
+		return false
+	}
+	_, err := netip.ParseAddr(strings.Trim(u.host, "[]"))
+	return err != nil
 }
 
 // eachAddress edits the values of all headers of that name.
@@ -235,10 +250,14 @@ func (p *path) contactUp(m *text) {
 			}
 		}
 	}
+	m.dropValues("contact", func(v string) bool {
+		_, ok := cutURI(cutAddress(v).uri)
+		return !ok && v != "*"
+	})
 	m.eachAddress("contact", func(a *address) {
 		u, ok := cutURI(a.uri)
 		if !ok {
-			return // "*", or another scheme
+			return // "*"
 		}
 		uri := "sip:"
 		if u.hasUser {
@@ -250,7 +269,7 @@ func (p *path) contactUp(m *text) {
 			uri += ";st-line=" + strconv.Itoa(n)
 		}
 		a.uri = uri + u.headers
-		if !a.bracket && strings.ContainsAny(uri, ";?,") {
+		if !a.bracket && strings.ContainsAny(a.uri, ";?,") {
 			a.before, a.after = a.before+"<", ">"+a.after
 		}
 		if i := strings.IndexByte(a.after, ';'); i >= 0 {
@@ -281,7 +300,7 @@ func (p *path) requestDown(in, out []byte, uri string) (string, error) {
 		m.recordRoute(p)
 	}
 	m.pushVia(ownVia(o, p.transport, p.proxy))
-	err = p.relays.edit(m, o, p.relays.tunnelproxy, m.get("call-id")+" down")
+	err = p.relays.edit(m, o, p.relays.tunnelproxy, p.phone.String()+m.get("call-id")+" down")
 	m.lengthOnStream(p.transport)
 	return m.String(), err
 }
@@ -341,20 +360,21 @@ func (p *path) phoneURI(asked string) string {
 	return s + own.params + own.headers
 }
 
-// responseUp is what the PBX gets when the phone answers with in.
-func (p *path) responseUp(in, out []byte) (string, error) {
+// responseUp is what the PBX gets when the phone answers with in; recorded are
+// the Record-Route values that it put into its request.
+func (p *path) responseUp(in, out []byte, recorded []string) (string, error) {
 	m, o, err := cutBoth(in, out)
 	if err != nil {
 		return "", err
 	}
 	m.popVia()
-	m.dropValues("record-route", func(v string) bool { return p.namesProxy(cutAddress(v).uri) })
+	m.dropValues("record-route", func(v string) bool { return !slices.Contains(recorded, v) })
 	m.noOutbound()
 	if m.status()/100 != 3 {
 		p.contactUp(m)
 	}
 	if m.status() < 300 {
-		err = p.relays.edit(m, o, p.relays.tunneld, m.get("call-id")+" up")
+		err = p.relays.edit(m, o, p.relays.tunneld, p.phone.String()+m.get("call-id")+" up")
 	}
 	return m.String(), err
 }
@@ -381,7 +401,7 @@ func (p *path) responseDown(in, out []byte, creates bool) (string, error) {
 		m.insert(at, "Record-Route", p.ownRecordRoute())
 	}
 	if m.status() < 300 {
-		err = p.relays.edit(m, o, p.relays.tunnelproxy, m.get("call-id")+" down")
+		err = p.relays.edit(m, o, p.relays.tunnelproxy, p.phone.String()+m.get("call-id")+" down")
 	}
 	m.lengthOnStream(p.transport)
 	return m.String(), err

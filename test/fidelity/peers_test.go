@@ -45,6 +45,12 @@ func (in *inbox) put(p packet) {
 // await returns the next message that match takes. Others are strays.
 func (in *inbox) await(t *testing.T, what string, match func(p packet, m *text) bool) packet {
 	t.Helper()
+	return in.awaitBefore(t, &inbox{}, what, match)
+}
+
+// awaitBefore does so as long as the other peer gets nothing.
+func (in *inbox) awaitBefore(t *testing.T, other *inbox, what string, match func(p packet, m *text) bool) packet {
+	t.Helper()
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	for {
@@ -57,6 +63,8 @@ func (in *inbox) await(t *testing.T, what string, match func(p packet, m *text) 
 				return p
 			}
 			in.odd = append(in.odd, p)
+		case p := <-other.ch:
+			t.Fatalf("no %s; the other peer got %q", what, p.b)
 		case <-timeout.C:
 			t.Fatalf("no %s; instead came %s", what, in.strays())
 		}

@@ -19,7 +19,7 @@ type ports struct {
 // descriptions: those of a call stay the same.
 type relays struct {
 	tunneld, tunnelproxy ports
-	seen                 map[string][]int // by Call-ID and direction
+	seen                 map[string][]int // by phone, Call-ID and direction
 }
 
 var offerAnswer = []string{"INVITE", "ACK", "PRACK", "UPDATE"}
@@ -70,8 +70,8 @@ func (r *relays) named(sdp string, out *text, side ports, key string) ([]int, er
 	before := r.seen[key]
 	for i := range want {
 		switch {
-		case want[i] == 0:
-			continue
+		case want[i] == 0 || overTCP(sdp, i):
+			continue // no relay
 		case got[i]%2 != 0 || got[i] < side.low || got[i] > side.high:
 			return nil, fmt.Errorf("media line %d has port %d: not an RTP port of %d-%d", i, got[i], side.low, side.high)
 		case i < len(before) && before[i] != 0 && before[i] != got[i]:
@@ -85,7 +85,30 @@ func (r *relays) named(sdp string, out *text, side ports, key string) ([]int, er
 		before[i] = got[i]
 	}
 	r.seen[key] = before
+	for i := range want {
+		if want[i] != 0 && overTCP(sdp, i) {
+			got[i] = refused
+		}
+	}
 	return got, nil
+}
+
+// refused stands for the port of a media line that is refused: relays carry
+// UDP.
+const refused = -1
+
+// overTCP says whether the i-th media line of sdp is for a TCP connection.
+func overTCP(sdp string, i int) bool {
+	for l := range strings.Lines(sdp) {
+		if !strings.HasPrefix(l, "m=") {
+			continue
+		}
+		if i--; i < 0 {
+			f := strings.Fields(l)
+			return len(f) > 2 && slices.Contains(strings.Split(f[2], "/"), "TCP")
+		}
+	}
+	return false
 }
 
 // findSDP finds the session description in a body.
@@ -144,7 +167,10 @@ func pointTo(sdp, host string, named []int) string {
 		if strings.HasPrefix(l, "m=") {
 			media++
 		}
-		if media >= 0 && named[media] == 0 { // refused: left alone
+		if media >= 0 && named[media] <= 0 { // refused: left alone
+			if at := mediaPort.FindStringSubmatchIndex(l); at != nil && named[media] == refused {
+				l = l[:at[2]] + "0" + l[at[3]:]
+			}
 			b.WriteString(l)
 			continue
 		}
