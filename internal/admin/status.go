@@ -143,13 +143,14 @@ type DaemonStatus struct {
 // ProxyStatus is the answer of tunnelproxy to GET /v1/status.
 type ProxyStatus struct {
 	Program
-	SIPListen   string            `json:"sip_listen"`
-	LANAddress  string            `json:"lan_address"`
-	Tunnel      Tunnel            `json:"tunnel"`
-	Phones      []Phone           `json:"phones"`
-	Calls       []Call            `json:"calls"`
-	Relays      []Relay           `json:"relays"`
-	EndedRelays []Relay           `json:"ended_relays"`
-	RelayTotals RelayTotals       `json:"relay_totals"`
-	Counters    map[string]uint64 `json:"counters"`
+	SIPListen    string            `json:"sip_listen"`
+	SIPTLSListen string            `json:"sip_tls_listen,omitempty"` // empty: phones are not served over TLS
+	LANAddress   string            `json:"lan_address"`
+	Tunnel       Tunnel            `json:"tunnel"`
+	Phones       []Phone           `json:"phones"`
+	Calls        []Call            `json:"calls"`
+	Relays       []Relay           `json:"relays"`
+	EndedRelays  []Relay           `json:"ended_relays"`
+	RelayTotals  RelayTotals       `json:"relay_totals"`
+	Counters     map[string]uint64 `json:"counters"`
 }

@@ -55,7 +55,11 @@ func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
 	if _, port, err := net.SplitHostPort(s.SIPListen); err == nil {
 		proxy = net.JoinHostPort(proxy, port)
 	}
-	p.fact("phones use", "%s as their outbound proxy (listening on %s, UDP and TCP)", proxy, s.SIPListen)
+	where := s.SIPListen + ", UDP and TCP"
+	if s.SIPTLSListen != "" {
+		where += ", and " + s.SIPTLSListen + ", TLS"
+	}
+	p.fact("phones use", "%s as their outbound proxy (listening on %s)", proxy, where)
 	p.fact("tunnel", "%s", s.Tunnel.describe(now))
 	if s.Tunnel.Pin != "" {
 		p.fact("key pin", "%s", s.Tunnel.Pin)

@@ -38,13 +38,22 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 
 func (c *checkCommand) checkPorts(list *config.Checklist, p *place) {
 	list.OK("LAN address", "%v", p.lan)
-	udp, tcp, err := listenSIP(p)
+	sip, err := listenSIP(p)
 	if err != nil {
 		list.Fail("SIP port", err)
 	} else {
-		udp.Close()
-		tcp.Close()
+		sip.close()
 		list.OK("SIP port", "%v is free, UDP and TCP", p.listen)
+		if !p.tls.IsZero() {
+			list.OK("SIP over TLS", "%v is free", p.tls)
+		}
+	}
+	if c.TLSCert != "" {
+		if _, err := c.tlsConfig(nil, p.lan); err != nil {
+			list.Fail("certificate", err)
+		} else {
+			list.OK("certificate", "%s", c.TLSCert)
+		}
 	}
 	list.Ports("media ports", "--media-ports", p.lan, c.MediaPorts, 2)
 }
@@ -63,16 +72,38 @@ func (c *checkCommand) checkServer(ctx context.Context, list *config.Checklist, 
 	list.OK("server", "%s lets %s in; its PBX is %s with the domain %s", a.link.Server, a.link.Name, status.PBX, status.Domain)
 }
 
-// listenSIP takes the SIP port, UDP and TCP.
-func listenSIP(p *place) (*net.UDPConn, net.Listener, error) {
+// listeners are the sockets that phones send to.
+type listeners struct {
+	udp *net.UDPConn
+	tcp net.Listener
+	tls net.Listener // of TCP; nil without TLS
+}
+
+func (l *listeners) close() {
+	l.udp.Close()
+	l.tcp.Close()
+	if l.tls != nil {
+		l.tls.Close()
+	}
+}
+
+// listenSIP takes the SIP ports.
+func listenSIP(p *place) (*listeners, error) {
 	udp, err := net.ListenPacket("udp"+p.suffix, p.listen.String())
 	if err != nil {
-		return nil, nil, config.ListenError(err, "--sip-listen", p.listen.String()+"/udp")
+		return nil, config.ListenError(err, "--sip-listen", p.listen.String()+"/udp")
 	}
-	tcp, err := net.Listen("tcp"+p.suffix, p.listen.String())
-	if err != nil {
+	l := &listeners{udp: udp.(*net.UDPConn)}
+	if l.tcp, err = net.Listen("tcp"+p.suffix, p.listen.String()); err != nil {
 		udp.Close()
-		return nil, nil, config.ListenError(err, "--sip-listen", p.listen.String()+"/tcp")
+		return nil, config.ListenError(err, "--sip-listen", p.listen.String()+"/tcp")
 	}
-	return udp.(*net.UDPConn), tcp, nil
+	if p.tls.IsZero() {
+		return l, nil
+	}
+	if l.tls, err = net.Listen("tcp"+p.suffix, p.tls.String()); err != nil {
+		l.close()
+		return nil, config.ListenError(err, "--sip-tls-listen", p.tls.String()+"/tcp")
+	}
+	return l, nil
 }

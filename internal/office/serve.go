@@ -2,6 +2,7 @@ package office
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -67,11 +68,17 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 		return err
 	}
 	p.OnStop(func() { _ = dir.Close() })
-	udp, tcp, err := listenSIP(p.place)
+	sip, err := listenSIP(p.place)
 	if err != nil {
 		return err
 	}
-	p.OnStop(func() { udp.Close(); tcp.Close() })
+	p.OnStop(sip.close)
+	var secure *tls.Config
+	if sip.tls != nil {
+		if secure, err = p.settings.tlsConfig(dir, p.place.lan); err != nil {
+			return err
+		}
+	}
 	ports, err := relay.NewPorts(p.place.lan, p.settings.MediaPorts.Low, p.settings.MediaPorts.High)
 	if err != nil {
 		return config.ListenError(err, "--media-ports", net.JoinHostPort(p.place.lan.String(), p.settings.MediaPorts.String())+"/udp")
@@ -86,7 +93,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 	if err := p.openControl(dir); err != nil {
 		return err
 	}
-	p.run(udp, tcp)
+	p.run(sip, secure)
 	return nil
 }
 
@@ -152,20 +159,23 @@ func (p *proxy) openControl(dir *config.StateDir) error {
 }
 
 // run starts the goroutines of the proxy; the function that it gives to OnStop waits for them.
-func (p *proxy) run(udp *net.UDPConn, tcp net.Listener) {
+func (p *proxy) run(sip *listeners, secure *tls.Config) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { p.pool.run(ctx) })
 	running.Go(func() { p.watch(ctx) })
-	listen := func(transport string, serve func() error) {
+	listen := func(at config.Endpoint, transport string, serve func() error) {
 		running.Go(func() {
 			if err := serve(); err != nil && ctx.Err() == nil {
-				p.Fail(fmt.Errorf("the listener on %v/%s broke: %w", p.place.listen, transport, err))
+				p.Fail(fmt.Errorf("the listener on %v/%s broke: %w", at, transport, err))
 			}
 		})
 	}
-	listen("udp", func() error { return p.side.ServeUDP(udp) })
-	listen("tcp", func() error { return p.side.ServeTCP(tcp) })
+	listen(p.place.listen, "udp", func() error { return p.side.ServeUDP(sip.udp) })
+	listen(p.place.listen, "tcp", func() error { return p.side.ServeTCP(sip.tcp) })
+	if sip.tls != nil {
+		listen(p.place.tls, "tls", func() error { return p.side.ServeTLS(sip.tls, secure) })
+	}
 	p.OnStop(func() {
 		p.ending.Store(true)
 		cancel()
@@ -173,7 +183,7 @@ func (p *proxy) run(udp *net.UDPConn, tcp net.Listener) {
 		running.Wait()
 	})
 	p.log.Info("tunnelproxy listens and connects to its server",
-		zap.String("version", config.Version()), zap.Stringer("sip_listen", p.place.listen),
+		zap.String("version", config.Version()), zap.Stringer("sip_listen", p.place.listen), zap.Stringer("sip_tls_listen", p.place.tls),
 		zap.Stringer("lan_address", p.place.lan), zap.String("server", p.access.link.Server), zap.String("name", p.access.link.Name))
 }
 
@@ -184,8 +194,9 @@ func (p *proxy) status() admin.ProxyStatus {
 		Program: admin.Program{
 			Name: name, Version: config.Version(), Protocol: tunnel.Protocol, PID: os.Getpid(), Started: p.started,
 		},
-		SIPListen:  p.place.listen.String(),
-		LANAddress: p.place.lan.String(),
+		SIPListen:    p.place.listen.String(),
+		SIPTLSListen: p.place.tls.String(),
+		LANAddress:   p.place.lan.String(),
 		Tunnel: admin.Tunnel{
 			Server: now.Server, Name: p.access.link.Name, Pin: now.Pin, Session: now.Session, Up: now.Up, Since: now.Since,
 			RTTMS: admin.Milliseconds(now.RTT), BytesIn: now.BytesIn, BytesOut: now.BytesOut, Connects: now.Connects,

@@ -12,12 +12,16 @@ import (
 const (
 	defaultServerPort = 5090
 	defaultSIPPort    = 5060
+	defaultTLSPort    = 5061
 )
 
 // settings are the flags of serve and the keys of the configuration file.
 type settings struct {
 	serverFlags
 	SIPListen     config.Endpoint  `name:"sip-listen" setting:"" placeholder:"[HOST]:PORT" default:":5060" help:"Where phones send SIP, UDP and TCP. Default: ${default}."`
+	SIPTLSListen  config.Endpoint  `name:"sip-tls-listen" setting:"" placeholder:"[HOST]:PORT" help:"Where phones send SIP over TLS. Default: off; :5061 with --tls-cert."`
+	TLSCert       string           `name:"tls-cert" setting:"" placeholder:"FILE" help:"Certificate for phones over TLS, PEM, with its chain; read again when it is renewed. Default: one of our own making, in the state directory."`
+	TLSKey        string           `name:"tls-key" setting:"" placeholder:"FILE" help:"Its key, PEM."`
 	LANAddress    config.Address   `name:"lan-address" setting:"" placeholder:"IP" help:"Address of this machine that phones are told. Default: found, when there is only one candidate."`
 	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"40000-49999" help:"UDP ports for the media of phones, two a call. Default: ${default}."`
 	PhoneNetworks []config.Network `setting:"" placeholder:"CIDR" help:"Networks to serve besides private and directly connected ones."`
@@ -40,8 +44,25 @@ func (s *settings) validate() error {
 		return config.Errorf(config.ExitConfig, "give --media-ports at least four", "media-ports %v has no room for a call", s.MediaPorts)
 	case s.MediaPorts.Contains(sip):
 		return config.Errorf(config.ExitConfig, "keep --sip-listen out of --media-ports", "sip-listen port %d is one of media-ports %v", sip, s.MediaPorts)
+	case s.MediaPorts.Contains(s.tlsListen().Port):
+		return config.Errorf(config.ExitConfig, "keep --sip-tls-listen out of --media-ports", "sip-tls-listen port %d is one of media-ports %v", s.tlsListen().Port, s.MediaPorts)
+	case (s.TLSCert == "") != (s.TLSKey == ""):
+		return config.Errorf(config.ExitConfig, "give both, or none of them", "tls-cert and tls-key belong together")
+	case s.tlsListen().Port == sip:
+		return config.Errorf(config.ExitConfig, "choose another port for --sip-tls-listen, 5061 for instance", "sip-tls-listen and sip-listen are both on port %d", sip)
 	}
 	return nil
+}
+
+// tlsListen is where TLS is served; zero when it is not.
+func (s *settings) tlsListen() config.Endpoint {
+	switch {
+	case !s.SIPTLSListen.IsZero():
+		return s.SIPTLSListen.WithPort(defaultTLSPort)
+	case s.TLSCert != "":
+		return config.Endpoint{Host: s.SIPListen.Host, Port: defaultTLSPort}
+	}
+	return config.Endpoint{}
 }
 
 // networks gives the configured networks as other packages take them.
@@ -57,7 +78,8 @@ func (s *settings) networks() []netip.Prefix {
 type place struct {
 	lan    netip.Addr
 	listen config.Endpoint
-	suffix string // of the names of networks: the listeners are of the family of the LAN's address
+	tls    config.Endpoint // zero: no TLS
+	suffix string          // of the names of networks: the listeners are of the family of the LAN's address
 }
 
 // survey fills in the settings that were left open.
@@ -65,7 +87,7 @@ func (s *settings) survey(candidates func() ([]config.LANCandidate, error)) (*pl
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	p := &place{listen: s.SIPListen.WithPort(defaultSIPPort), suffix: "4"}
+	p := &place{listen: s.SIPListen.WithPort(defaultSIPPort), tls: s.tlsListen(), suffix: "4"}
 	var err error
 	if p.lan, err = s.lanAddress(candidates); err != nil {
 		return nil, err
@@ -73,11 +95,13 @@ func (s *settings) survey(candidates func() ([]config.LANCandidate, error)) (*pl
 	if p.lan.Is6() {
 		p.suffix = "6"
 	}
-	if p.listen.Host == "localhost" {
-		p.listen.Host = "127.0.0.1"
-	}
-	if addr, ok := p.listen.Addr(); ok && addr.Is4() != p.lan.Is4() {
-		return nil, config.Errorf(config.ExitConfig, "give both an address of the same family", "sip-listen %v and lan-address %v are IPv4 and IPv6", p.listen, p.lan)
+	for name, listen := range map[string]*config.Endpoint{"sip-listen": &p.listen, "sip-tls-listen": &p.tls} {
+		if listen.Host == "localhost" {
+			listen.Host = "127.0.0.1"
+		}
+		if addr, ok := listen.Addr(); ok && addr.Is4() != p.lan.Is4() {
+			return nil, config.Errorf(config.ExitConfig, "give both an address of the same family", "%s %v and lan-address %v are IPv4 and IPv6", name, listen, p.lan)
+		}
 	}
 	return p, nil
 }

@@ -56,6 +56,12 @@ func TestLANAddress(t *testing.T) {
 		{name: "IPv6", args: []string{"--sip-listen", "[::1]:5080"}, found: broken, want: "::1 [::1]:5080 6"},
 		{name: "two families", args: []string{"--sip-listen", "[::1]:5080", "--lan-address", "127.0.0.1"}, code: config.ExitConfig, text: []string{"IPv4 and IPv6"}},
 		{name: "media over SIP", args: []string{"--media-ports", "5000-5999"}, code: config.ExitConfig, text: []string{"sip-listen port 5060 is one of media-ports"}},
+		{name: "TLS", args: []string{"--sip-tls-listen", ":5071"}, found: found("192.0.2.1"), want: "192.0.2.1 :5060 4 :5071"},
+		{name: "TLS with a certificate", args: []string{"--sip-listen", "127.0.0.9", "--tls-cert", "c", "--tls-key", "k"}, want: "127.0.0.9 127.0.0.9:5060 4 127.0.0.9:5061"},
+		{name: "certificate without key", args: []string{"--tls-cert", "c"}, found: found("192.0.2.1"), code: config.ExitConfig, text: []string{"belong together"}},
+		{name: "TLS on the SIP port", args: []string{"--sip-tls-listen", ":5060"}, found: found("192.0.2.1"), code: config.ExitConfig, text: []string{"both on port 5060"}},
+		{name: "media over TLS", args: []string{"--sip-tls-listen", ":40000"}, found: found("192.0.2.1"), code: config.ExitConfig, text: []string{"sip-tls-listen port 40000 is one of"}},
+		{name: "TLS of another family", args: []string{"--sip-tls-listen", "[::1]:5061", "--lan-address", "127.0.0.1"}, code: config.ExitConfig, text: []string{"sip-tls-listen [::1]:5061", "IPv4 and IPv6"}},
 		{name: "no media", args: []string{"--media-ports", "5001-5003"}, code: config.ExitConfig, text: []string{"no room for a call"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -74,7 +80,7 @@ func TestLANAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := p.lan.String() + " " + p.listen.String() + " " + p.suffix; got != test.want {
+			if got := strings.TrimSpace(p.lan.String() + " " + p.listen.String() + " " + p.suffix + " " + p.tls.String()); got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		})

@@ -169,7 +169,7 @@ func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBind
 }
 
 // movedTo is the binding whose place the Contact a takes, nil when there is
-// none: a phone behind TCP names another port after each connect, and the PBX
+// none: a phone over TCP or TLS names another port after each connect, and the PBX
 // would ring all that it had in the last hour.
 func (p *pbxPhone) movedTo(a sipmsg.Addr, u sipmsg.URI, aor string, means map[string]*pbxBinding) *pbxBinding {
 	for _, b := range p.bindings {
@@ -177,17 +177,18 @@ func (p *pbxPhone) movedTo(a sipmsg.Addr, u sipmsg.URI, aor string, means map[st
 			continue
 		}
 		old, ok := sipmsg.ParseURI([]byte(b.URI))
-		sameTCP := ok && overTCP(old) && overTCP(u) && bytes.Equal(old.Host, u.Host)
-		if device := deviceOf(a); device == b.Device && (device != "" || sameTCP) {
+		sameHost := ok && overStream(old) && overStream(u) && bytes.Equal(old.Host, u.Host)
+		if device := deviceOf(a); device == b.Device && (device != "" || sameHost) {
 			return b
 		}
 	}
 	return nil
 }
 
-func overTCP(u sipmsg.URI) bool {
+// overStream says whether u is reached over TCP or TLS.
+func overStream(u sipmsg.URI) bool {
 	v, _ := u.Param("transport")
-	return bytes.EqualFold(v, []byte("tcp"))
+	return bytes.EqualFold(v, []byte("tcp")) || bytes.EqualFold(v, []byte("tls")) || bytes.EqualFold(u.Scheme, []byte("sips"))
 }
 
 // deviceOf is what tells that a Contact is of the same device, and the same one

@@ -71,7 +71,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 		}
 	}
 	if recordsRoute(m) {
-		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute())
+		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute(m.RequestURI()))
 	}
 	branch := newBranch()
 	m.PushVia([]byte(f.via() + ";branch=" + branch))
@@ -161,7 +161,7 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 		p.registered(s, f, m)
 	}
 	if status > 100 && status < 300 && m.ToTag() != nil && s.creates {
-		m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute())
+		m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute(requestURI(s.request)))
 	}
 	stripOutbound(m)
 	if f.reliable() {

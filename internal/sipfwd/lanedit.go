@@ -33,21 +33,30 @@ func (p *lanPhone) editRequestUp(f *flow, m *sipmsg.Message) {
 }
 
 // addressedToUs says whether uri names this proxy by the address that the phone
-// on f knows.
+// on f knows. The port may be another one than that of f: a phone over TLS asks
+// a registrar that it knows by address alone.
 func (p *lanPhone) addressedToUs(f *flow, uri []byte) bool {
 	u, ok := sipmsg.ParseURI(uri)
 	if !ok {
 		return false
 	}
-	port := u.Port
-	if port == 0 {
-		port = 5060
-	}
 	a, err := netip.ParseAddr(string(bytes.Trim(u.Host, "[]")))
-	if err != nil || port != int(f.local.Port()) {
+	if err != nil || a != f.local.Addr() && a != p.side.cfg.LANAddress {
 		return false
 	}
-	return a == f.local.Addr() || a == p.side.cfg.LANAddress
+	port := u.Port
+	if port == 0 {
+		port = defaultPort(u)
+	}
+	return port == int(f.local.Port()) || p.side.listensOn(port)
+}
+
+// defaultPort is the port of a URI that names none, RFC 3261 section 19.1.2.
+func defaultPort(u sipmsg.URI) int {
+	if v, _ := u.Param("transport"); bytes.EqualFold(v, []byte("tls")) || bytes.EqualFold(u.Scheme, []byte("sips")) {
+		return 5061
+	}
+	return 5060
 }
 
 // inDomain is uri with the PBX's domain in place of our own address, nil while

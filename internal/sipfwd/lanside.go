@@ -87,6 +87,7 @@ type LANSide struct {
 	mu      sync.Mutex
 	closed  bool
 	closers []io.Closer
+	ports   map[int]bool // that we listen on, in any transport
 	phones  map[string]*lanPhone
 	flows   map[flowKey]*flow // of UDP
 	byFlow  map[*flow]*lanPhone
@@ -98,8 +99,8 @@ type flowKey struct {
 	remote netip.AddrPort
 }
 
-// NewLANSide returns a proxy half that serves nobody yet: see ServeUDP and
-// ServeTCP.
+// NewLANSide returns a proxy half that serves nobody yet: see ServeUDP, ServeTCP
+// and ServeTLS.
 func NewLANSide(cfg LANSideConfig) *LANSide {
 	if cfg.Events == nil {
 		cfg.Events = noEvents{}
@@ -109,7 +110,7 @@ func NewLANSide(cfg LANSideConfig) *LANSide {
 	}
 	return &LANSide{
 		cfg: cfg, counters: cfg.Counters, onLink: onLinkPrefixes(), done: make(chan struct{}),
-		phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
+		ports: make(map[int]bool), phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
 		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}),
 	}
 }
@@ -148,8 +149,9 @@ func (s *LANSide) closing() bool {
 	}
 }
 
-// addCloser registers a listener and accounts for the goroutine that serves it.
-func (s *LANSide) addCloser(c io.Closer) bool {
+// addCloser registers a listener on port and accounts for the goroutine that
+// serves it.
+func (s *LANSide) addCloser(c io.Closer, port uint16) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -157,8 +159,16 @@ func (s *LANSide) addCloser(c io.Closer) bool {
 		return false
 	}
 	s.closers = append(s.closers, c)
+	s.ports[int(port)] = true
 	s.wg.Add(1)
 	return true
+}
+
+// listensOn says whether phones can reach us at port.
+func (s *LANSide) listensOn(port int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ports[port]
 }
 
 // deliver hands b, one message from f, to the phone that it belongs to. b and m
@@ -259,8 +269,8 @@ func (s *LANSide) phonesAt(a netip.Addr) int {
 const instancePrefix = "instance:"
 
 // phoneKey recognises a phone: by its +sip.instance, which survives reboots and
-// new addresses, else by its flow. A TCP phone's own port changes with every
-// connection, so its user stands in for that.
+// new addresses, else by its flow. Over TCP and TLS a phone's own port changes with
+// every connection, so its user stands in for that.
 func (s *LANSide) phoneKey(f *flow, m *sipmsg.Message) string {
 	it := m.Values(sipmsg.Contact)
 	for it.Next() {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,7 @@ type rig struct {
 	ports    *PhonePorts
 	pbxSock  *agent
 	proxy    netip.AddrPort // of the office, UDP and TCP
+	secure   netip.AddrPort // the same for TLS
 	tunnel   *fakeTunnel
 	media    *fakeMedia
 	events   *recordedEvents
@@ -60,6 +62,12 @@ func newRig(t testing.TB) *rig {
 	r.proxy = addrPort(udp.LocalAddr())
 	go r.lan.ServeUDP(udp)
 	go r.lan.ServeTCP(ln)
+	secure, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.secure = addrPort(secure.Addr())
+	go r.lan.ServeTLS(secure, testTLS())
 	t.Cleanup(func() {
 		r.lan.Close()
 		r.pbx.Close()
@@ -289,7 +297,7 @@ func (e *recordedEvents) has(line string) bool {
 	return false
 }
 
-// agent is a scripted SIP peer on UDP or TCP.
+// agent is a scripted SIP peer on UDP, TCP or TLS.
 type agent struct {
 	t    testing.TB
 	udp  *net.UDPConn
@@ -315,8 +323,31 @@ func newTCPAgent(t testing.TB, to netip.AddrPort) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return streamAgent(t, c)
+}
+
+func newTLSAgent(t testing.TB, to netip.AddrPort) *agent {
+	t.Helper()
+	c, err := tls.Dial("tcp", to.String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return streamAgent(t, c)
+}
+
+func streamAgent(t testing.TB, c net.Conn) *agent {
 	t.Cleanup(func() { c.Close() })
 	return &agent{t: t, tcp: c, in: bufio.NewReader(c)}
+}
+
+func (a *agent) transport() string {
+	switch a.tcp.(type) {
+	case nil:
+		return "UDP"
+	case *tls.Conn:
+		return "TLS"
+	}
+	return "TCP"
 }
 
 func (a *agent) addr() netip.AddrPort {
@@ -484,11 +515,8 @@ func (c *call) again(method, uri string, headers ...string) string {
 
 func phoneCall(t testing.TB, a *agent, from, to string) *call {
 	c := &call{
-		id: t.Name() + from + to, fromTag: "caller", transport: "UDP", at: a.addr(),
+		id: t.Name() + from + to, fromTag: "caller", transport: a.transport(), at: a.addr(),
 		from: "<sip:" + from + "@" + testDomain + ">", to: "<sip:" + to + "@" + testDomain + ">",
-	}
-	if a.tcp != nil {
-		c.transport = "TCP"
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package sipfwd
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
@@ -110,6 +111,13 @@ func grantedExpiry(m *sipmsg.Message, a sipmsg.Addr) time.Duration {
 		}
 	}
 	return min(time.Duration(seconds)*time.Second, longestLife)
+}
+
+// requestURI is that of request, a request that has been parsed before.
+func requestURI(request []byte) []byte {
+	_, rest, _ := bytes.Cut(request, []byte(" "))
+	uri, _, _ := bytes.Cut(rest, []byte(" "))
+	return uri
 }
 
 func userOf(uri []byte) string {

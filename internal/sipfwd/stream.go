@@ -1,0 +1,200 @@
+package sipfwd
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+const (
+	maxStreams  = 2048             // connections of phones
+	streamQueue = 64               // messages that wait for a slow peer
+	streamWrite = 10 * time.Second // a peer that takes nothing for so long is gone
+	streamFlush = time.Second      // for what waits when the connection is closed
+	streamHello = 30 * time.Second // from accept to the first complete message, the TLS handshake among it
+	streamIdle  = 2 * time.Hour
+)
+
+// stream is a TCP or TLS connection. Its writer has a bounded queue so that a
+// peer that stops reading costs nobody else a moment.
+type stream struct {
+	conn     net.Conn
+	queue    chan []byte
+	done     chan struct{}
+	close    func()
+	counters *counter.Set
+}
+
+func newStream(conn net.Conn, counters *counter.Set) *stream {
+	s := &stream{conn: conn, queue: make(chan []byte, streamQueue), done: make(chan struct{}), counters: counters}
+	s.close = sync.OnceFunc(func() {
+		close(s.done)
+		conn.SetWriteDeadline(time.Now().Add(streamFlush))
+	})
+	return s
+}
+
+func (s *stream) send(msg []byte) {
+	select {
+	case s.queue <- msg:
+	case <-s.done:
+		s.counters.Counter("sip.dropped.flow_gone").Inc()
+	default:
+		s.counters.Counter("sip.dropped.stream_queue_full").Inc()
+		s.close()
+	}
+}
+
+// write closes the connection in the end, behind what was waiting then: a BYE
+// of our own for instance.
+func (s *stream) write() {
+	defer s.conn.Close()
+	defer s.close()
+	for {
+		select {
+		case msg := <-s.queue:
+			s.conn.SetWriteDeadline(time.Now().Add(streamWrite))
+			if _, err := s.conn.Write(msg); err != nil {
+				return
+			}
+		case <-s.done:
+			s.flush()
+			return
+		}
+	}
+}
+
+func (s *stream) flush() {
+	s.conn.SetWriteDeadline(time.Now().Add(streamFlush))
+	for {
+		select {
+		case msg := <-s.queue:
+			if _, err := s.conn.Write(msg); err != nil {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// receive hands every message of the connection to deliver, until it ends or
+// cannot be read on. hello is how long the peer has for its first message.
+func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
+	s.conn.SetReadDeadline(time.Now().Add(hello))
+	if secured, ok := s.conn.(*tls.Conn); ok && secured.Handshake() != nil {
+		s.counters.Counter("sip.refused.tls_handshake").Inc()
+		return
+	}
+	framer := sipmsg.NewFramer(s.conn)
+	for {
+		b, err := framer.Next()
+		switch {
+		case errors.Is(err, sipmsg.ErrKeepalive):
+			s.send([]byte("\r\n"))
+		case err != nil:
+			var fe *sipmsg.FrameError
+			if errors.As(err, &fe) {
+				s.counters.Counter("sip.dropped.unframed").Inc()
+				if !fe.Fatal {
+					continue
+				}
+			} else if !errors.Is(err, io.EOF) {
+				s.counters.Counter("sip.closed.stream_error").Inc()
+			}
+			return
+		default:
+			deliver(b)
+		}
+		s.conn.SetReadDeadline(time.Now().Add(streamIdle))
+	}
+}
+
+// acceptAll hands every connection that ln accepts to serve, until ln is closed.
+// done ends the rest after a failure.
+func acceptAll(ln net.Listener, done <-chan struct{}, counters *counter.Set, serve func(net.Conn)) error {
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			serve(conn)
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			counters.Counter("sip.dropped.accept_failed").Inc()
+			select {
+			case <-time.After(50 * time.Millisecond): // out of descriptors, mostly
+			case <-done:
+			}
+		}
+	}
+}
+
+// ServeTCP takes SIP from phones that connect to ln until Close. The proxy
+// owns ln.
+func (s *LANSide) ServeTCP(ln net.Listener) error { return s.serveStreams(ln, "TCP", nil) }
+
+// ServeTLS does so with TLS on top. cfg holds the certificate, which phones may
+// or may not verify.
+func (s *LANSide) ServeTLS(ln net.Listener, cfg *tls.Config) error {
+	return s.serveStreams(ln, "TLS", cfg)
+}
+
+func (s *LANSide) serveStreams(ln net.Listener, transport string, cfg *tls.Config) error {
+	if !s.addCloser(ln, addrPort(ln.Addr()).Port()) {
+		return nil
+	}
+	defer s.wg.Done()
+	err := acceptAll(ln, s.done, s.counters, func(conn net.Conn) {
+		if s.serves(addrPort(conn.RemoteAddr()).Addr()) {
+			s.accept(conn, transport, cfg)
+			return
+		}
+		s.counters.Counter("sip.dropped.foreign_source").Inc()
+		conn.Close()
+	})
+	if s.closing() {
+		return nil
+	}
+	return err
+}
+
+func (s *LANSide) accept(conn net.Conn, transport string, cfg *tls.Config) {
+	remote, local := addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+	if cfg != nil {
+		conn = tls.Server(conn, cfg)
+	}
+	st := newStream(conn, s.counters)
+	s.mu.Lock()
+	if s.closed || len(s.streams) >= maxStreams {
+		s.mu.Unlock()
+		s.counters.Counter("sip.refused.too_many_streams").Inc()
+		conn.Close()
+		return
+	}
+	s.streams[st] = struct{}{}
+	s.wg.Add(2)
+	s.mu.Unlock()
+	f := &flow{transport: transport, remote: remote, local: local, stream: st, counters: s.counters}
+	go func() {
+		defer s.wg.Done()
+		st.write()
+	}()
+	go func() {
+		defer s.wg.Done()
+		var m sipmsg.Message
+		st.receive(streamHello, func(b []byte) { s.deliver(f, b, &m) })
+		st.close()
+		f.gone.Store(true)
+		s.mu.Lock()
+		delete(s.streams, st)
+		s.mu.Unlock()
+		s.forget(f)
+	}()
+}
