@@ -70,6 +70,11 @@ func phonePorts() string {
 			break
 		}
 		defer conn.Close() // Not before the next one is open, which is another one then.
+		tcp, err := net.Listen("tcp4", conn.LocalAddr().String())
+		if err != nil {
+			continue
+		}
+		tcp.Close()
 		if port := conn.LocalAddr().(*net.UDPAddr).Port; port < 50000 || port > 59999 {
 			return fmt.Sprintf("%d-%d", port, port)
 		}

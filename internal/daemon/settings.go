@@ -21,7 +21,7 @@ type settings struct {
 	Domain        config.Domain    `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the host of --pbx."`
 	MediaAddress  config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route."`
 	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
-	PhonePorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"UDP ports toward the PBX, one a phone. Default: ${default}."`
+	PhonePorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
 	LogLevel      logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
 	LogFormat     logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }

@@ -48,7 +48,7 @@ func FuzzProxy(f *testing.F) {
 		case 2:
 			r.pbx.FromTunnel(pp.id, msg)
 		case 3:
-			pp.fromPBX(r.pbxSock.addr(), msg)
+			pp.fromPBX(source{addr: r.pbxSock.addr()}, msg)
 		}
 		lp.mu.Lock()
 		if lp.legs.count > 1 || len(lp.edge.servers) > 2 || len(lp.edge.clients) > 2 {

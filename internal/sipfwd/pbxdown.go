@@ -2,14 +2,13 @@ package sipfwd
 
 import (
 	"bytes"
-	"net/netip"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
 // What the PBX sends to a phone's port.
 
-func (p *pbxPhone) fromPBX(from netip.AddrPort, b []byte) {
+func (p *pbxPhone) fromPBX(from source, b []byte) {
 	if len(bytes.Trim(b, "\r\n\x00 ")) == 0 {
 		return
 	}
@@ -19,7 +18,7 @@ func (p *pbxPhone) fromPBX(from netip.AddrPort, b []byte) {
 	if err := m.Parse(b); err != nil {
 		p.count("sip.refused.malformed")
 		if res := badRequest(m, err); res != nil {
-			pbxHop{p.port, from}.send(res)
+			p.port.backTo(from).send(res)
 		}
 		return
 	}
@@ -28,7 +27,7 @@ func (p *pbxPhone) fromPBX(from netip.AddrPort, b []byte) {
 
 // finishes handles what belongs to a transaction that was begun when the port
 // was this phone's. It reports false for all else.
-func (p *pbxPhone) finishes(from netip.AddrPort, b []byte) bool {
+func (p *pbxPhone) finishes(from source, b []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := &p.msg
@@ -42,13 +41,13 @@ func (p *pbxPhone) finishes(from netip.AddrPort, b []byte) bool {
 	return true
 }
 
-func (p *pbxPhone) handle(from netip.AddrPort, m *sipmsg.Message) {
+func (p *pbxPhone) handle(from source, m *sipmsg.Message) {
 	if !m.IsRequest() {
 		p.responseFromPBX(m)
 		return
 	}
-	peer := pbxHop{p.port, replyTo(from, m)}
-	m.SetViaReceived(from.Addr(), from.Port())
+	peer := p.port.replyTo(from, m)
+	m.SetViaReceived(from.addr.Addr(), from.addr.Port())
 	switch string(m.Method()) {
 	case "ACK":
 		p.ackFromPBX(m)
@@ -61,21 +60,7 @@ func (p *pbxPhone) handle(from netip.AddrPort, m *sipmsg.Message) {
 	}
 }
 
-// replyTo is where responses to the request m go, RFC 3261 section 18.2.2 and
-// RFC 3581.
-func replyTo(from netip.AddrPort, m *sipmsg.Message) netip.AddrPort {
-	via, _ := m.TopVia()
-	if via.HasRPort {
-		return from
-	}
-	port := via.Port
-	if port == 0 {
-		port = 5060
-	}
-	return netip.AddrPortFrom(from.Addr(), uint16(port))
-}
-
-func (p *pbxPhone) requestFromPBX(peer pbxHop, m *sipmsg.Message) {
+func (p *pbxPhone) requestFromPBX(peer hop, m *sipmsg.Message) {
 	s := p.edge.newServer(m, peer)
 	if s == nil {
 		return
@@ -152,7 +137,7 @@ func (p *pbxPhone) ackFromPBX(m *sipmsg.Message) {
 	p.forward()
 }
 
-func (p *pbxPhone) cancelFromPBX(peer pbxHop, m *sipmsg.Message) {
+func (p *pbxPhone) cancelFromPBX(peer hop, m *sipmsg.Message) {
 	s := p.edge.servers[methodKey(m, "INVITE")]
 	peer.send(answerCancel(m, s))
 	if s == nil || s.status >= 200 || s.cancel {

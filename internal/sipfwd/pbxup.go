@@ -157,6 +157,9 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 	}
 	p.keepRecordRoutes(s, m)
 	stripOutbound(m)
+	if s.peer.reliable() {
+		m.EnsureContentLength()
+	}
 	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
 }
 

@@ -31,7 +31,7 @@ const saveDelay = time.Second
 // PhonePortsConfig configures PhonePorts. Counters and Logger may be nil.
 type PhonePortsConfig struct {
 	Addr      netip.Addr // that the PBX reaches us by
-	Low, High uint16     // range of UDP ports, both ends included
+	Low, High uint16     // range of ports, UDP and TCP, both ends included
 	// StateFile remembers which phone had which port; "" forgets at exit.
 	StateFile string
 	// IsPBX is the door of every port: sources that it refuses are met with
@@ -41,12 +41,13 @@ type PhonePortsConfig struct {
 	Logger   *zap.Logger
 }
 
-// PhonePorts owns the PBX-side UDP ports of the phones of all sessions. A phone
+// PhonePorts owns the PBX-side ports of the phones of all sessions. A phone
 // gets the same port again, after restarts too, because its PBX keeps it as the
 // phone's address. Methods are safe for concurrent use.
 type PhonePorts struct {
-	cfg PhonePortsConfig
-	wg  sync.WaitGroup
+	cfg  PhonePortsConfig
+	wg   sync.WaitGroup
+	done chan struct{}
 
 	mu     sync.Mutex
 	closed bool
@@ -67,23 +68,6 @@ type bookEntry struct {
 	Used       time.Time `json:"used"`
 }
 
-// phonePort is one open port. Who owns it may change: a client that comes back
-// with a new session takes over its phones' ports.
-type phonePort struct {
-	ports *PhonePorts
-	id    phoneID
-	conn  *net.UDPConn
-	addr  netip.AddrPort
-
-	mu    sync.Mutex
-	owner *pbxPhone
-	end   *time.Timer
-	// Who had the port before still has transactions, those of its goodbyes
-	// among them, until pastEnd.
-	past    *pbxPhone
-	pastEnd time.Time
-}
-
 // OpenPhonePorts reads the state file. No port is open yet.
 func OpenPhonePorts(cfg PhonePortsConfig) (*PhonePorts, error) {
 	if cfg.Low == 0 || cfg.High < cfg.Low {
@@ -95,7 +79,7 @@ func OpenPhonePorts(cfg PhonePortsConfig) (*PhonePorts, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	p := &PhonePorts{cfg: cfg, book: make(map[phoneID]*bookEntry), open: make(map[phoneID]*phonePort)}
+	p := &PhonePorts{cfg: cfg, done: make(chan struct{}), book: make(map[phoneID]*bookEntry), open: make(map[phoneID]*phonePort)}
 	if err := p.load(); err != nil {
 		return nil, err
 	}
@@ -156,18 +140,12 @@ func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (port *phonePort, past
 	}
 	port = p.open[id]
 	if port == nil {
-		conn, err := p.bind(id)
+		socks, err := p.bind(id)
 		if err != nil {
 			return nil, nil, err
 		}
-		local := addrPort(conn.LocalAddr())
-		port = &phonePort{ports: p, id: id, conn: conn, addr: local}
+		port = newPhonePort(p, id, socks)
 		p.open[id] = port
-		p.wg.Add(1)
-		go func() {
-			defer p.wg.Done()
-			port.read()
-		}()
 	}
 	port.mu.Lock()
 	defer port.mu.Unlock()
@@ -181,11 +159,11 @@ func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (port *phonePort, past
 }
 
 // bind finds the phone's port, or the first free one of the range.
-func (p *PhonePorts) bind(id phoneID) (*net.UDPConn, error) {
+func (p *PhonePorts) bind(id phoneID) (sockets, error) {
 	if e := p.book[id]; e != nil && e.Port >= p.cfg.Low && e.Port <= p.cfg.High {
-		if conn, err := p.listen(e.Port); err == nil {
+		if socks, err := p.listen(e.Port, false); err == nil {
 			e.Used = time.Now()
-			return conn, nil
+			return socks, nil
 		}
 	}
 	taken := make(map[uint16]bool, len(p.book))
@@ -200,9 +178,9 @@ func (p *PhonePorts) bind(id phoneID) (*net.UDPConn, error) {
 		if taken[uint16(n)] {
 			continue
 		}
-		if conn, err := p.listen(uint16(n)); err == nil {
+		if socks, err := p.listen(uint16(n), true); err == nil {
 			p.remember(id, uint16(n))
-			return conn, nil
+			return socks, nil
 		}
 	}
 	return p.reuse(id, own >= p.quota())
@@ -214,7 +192,7 @@ func (p *PhonePorts) quota() int { return max(1, (int(p.cfg.High)-int(p.cfg.Low)
 
 // reuse takes the port of the phone that has been away for longest, one of the
 // same credential if there is one, and only such a one if ownOnly.
-func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (*net.UDPConn, error) {
+func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (sockets, error) {
 	var away []*bookEntry
 	for k, e := range p.book {
 		if p.open[k] == nil && k != id && (!ownOnly || k.Credential == id.Credential) {
@@ -231,10 +209,10 @@ func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (*net.UDPConn, error) {
 		return a.Used.Compare(b.Used)
 	})
 	for _, e := range away {
-		if conn, err := p.listen(e.Port); err == nil {
+		if socks, err := p.listen(e.Port, true); err == nil {
 			delete(p.book, phoneID{e.Credential, e.Key})
 			p.remember(id, e.Port)
-			return conn, nil
+			return socks, nil
 		}
 	}
 	p.cfg.Counters.Counter("sip.refused.no_phone_port").Inc()
@@ -243,7 +221,7 @@ func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (*net.UDPConn, error) {
 		p.cfg.Logger.Warn("a phone gets no port toward the PBX: widen --phone-ports, or revoke the credential if it is not its office's",
 			zap.String("credential", id.Credential), zap.Int("ports_of_credential", p.quota()))
 	}
-	return nil, ErrNoPhonePort
+	return sockets{}, ErrNoPhonePort
 }
 
 func (p *PhonePorts) remember(id phoneID, port uint16) {
@@ -259,114 +237,47 @@ func (p *PhonePorts) remember(id phoneID, port uint16) {
 	}
 }
 
-func (p *PhonePorts) listen(port uint16) (*net.UDPConn, error) {
+// sockets of a port. There may be none for TCP.
+type sockets struct {
+	udp *net.UDPConn
+	tcp net.Listener
+}
+
+// listen opens port for UDP and TCP. A phone that has had the port keeps it, if
+// need be, while another program has it for TCP.
+func (p *PhonePorts) listen(port uint16, both bool) (socks sockets, err error) {
 	if port < p.cfg.Low || port > p.cfg.High {
-		return nil, ErrNoPhonePort
+		return socks, ErrNoPhonePort
 	}
 	lc := net.ListenConfig{Control: dscp.Signalling.Control}
-	conn, err := lc.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(p.cfg.Addr, port).String())
+	at := netip.AddrPortFrom(p.cfg.Addr, port).String()
+	udp, err := lc.ListenPacket(context.Background(), "udp", at)
 	if err != nil {
-		return nil, err
+		return socks, err
 	}
-	return conn.(*net.UDPConn), nil
+	socks.udp = udp.(*net.UDPConn)
+	if socks.tcp, err = lc.Listen(context.Background(), "tcp", at); err != nil {
+		if both {
+			udp.Close()
+			return socks, err
+		}
+		p.cfg.Logger.Warn("another program has a phone's port for TCP: large messages of the PBX may not arrive", zap.String("port", at), zap.Error(err))
+	}
+	return socks, nil
 }
 
 // Close closes every port and waits for their readers.
 func (p *PhonePorts) Close() error {
 	p.mu.Lock()
-	p.closed = true
+	if !p.closed {
+		p.closed = true
+		close(p.done)
+	}
 	for _, port := range p.open {
-		port.conn.Close()
+		port.shut()
 	}
 	p.save()
 	p.mu.Unlock()
 	p.wg.Wait()
 	return nil
-}
-
-// release says that owner needs the port no longer than d: the registration
-// that the PBX holds will have ended by then.
-func (port *phonePort) release(owner *pbxPhone, d time.Duration) {
-	port.mu.Lock()
-	defer port.mu.Unlock()
-	if port.owner != owner {
-		return
-	}
-	port.end = time.AfterFunc(d, func() { port.expire(owner) })
-}
-
-func (port *phonePort) expire(owner *pbxPhone) {
-	p := port.ports
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	port.mu.Lock()
-	defer port.mu.Unlock()
-	if port.owner != owner {
-		return
-	}
-	if e := p.book[port.id]; e != nil {
-		e.Used = time.Now()
-	}
-	port.owner, port.past = nil, nil
-	port.conn.Close()
-	if p.open[port.id] == port {
-		delete(p.open, port.id)
-	}
-}
-
-func (port *phonePort) read() {
-	buf := make([]byte, maxMessage)
-	counters := port.ports.cfg.Counters
-	for {
-		n, from, err := port.conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			counters.Counter("sip.dropped.receive_failed").Inc()
-			continue
-		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if !port.ports.cfg.IsPBX(from.Addr()) {
-			counters.Counter("sip.dropped.not_the_pbx").Inc()
-			continue
-		}
-		port.deliver(from, buf[:n])
-	}
-}
-
-func (port *phonePort) deliver(from netip.AddrPort, b []byte) {
-	port.mu.Lock()
-	if port.past != nil && time.Now().After(port.pastEnd) {
-		port.past = nil
-	}
-	owner, past := port.owner, port.past
-	port.mu.Unlock()
-	if past != nil && past.finishes(from, b) {
-		return
-	}
-	if owner != nil {
-		owner.fromPBX(from, b)
-	}
-}
-
-// pbxHop is the PBX as seen from a phone's port.
-type pbxHop struct {
-	port *phonePort
-	addr netip.AddrPort
-}
-
-func (h pbxHop) reliable() bool { return false }
-
-func (h pbxHop) send(msg []byte) {
-	if len(msg) == 0 {
-		return
-	}
-	if len(msg) > maxDatagramUDP {
-		h.port.ports.cfg.Counters.Counter("sip.dropped.too_large_for_udp").Inc()
-		return
-	}
-	if _, err := h.port.conn.WriteToUDPAddrPort(msg, h.addr); err != nil {
-		h.port.ports.cfg.Counters.Counter("sip.dropped.send_failed").Inc()
-	}
 }

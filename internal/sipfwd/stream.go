@@ -22,7 +22,7 @@ const (
 )
 
 // stream is a TCP or TLS connection. Its writer has a bounded queue so that a
-// peer that stops reading costs nobody else a moment.
+// peer that stops reading costs nobody else a moment. It is a hop.
 type stream struct {
 	conn     net.Conn
 	queue    chan []byte
@@ -40,7 +40,12 @@ func newStream(conn net.Conn, counters *counter.Set) *stream {
 	return s
 }
 
+func (s *stream) reliable() bool { return true }
+
 func (s *stream) send(msg []byte) {
+	if len(msg) == 0 {
+		return
+	}
 	select {
 	case s.queue <- msg:
 	case <-s.done:
@@ -117,7 +122,7 @@ func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
 }
 
 // acceptAll hands every connection that ln accepts to serve, until ln is closed.
-// done ends the rest after a failure.
+// done cuts its rest after a failure short.
 func acceptAll(ln net.Listener, done <-chan struct{}, counters *counter.Set, serve func(net.Conn)) error {
 	for {
 		conn, err := ln.Accept()

@@ -1,0 +1,221 @@
+package sipfwd
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
+)
+
+// maxPortStreams bounds the connections of the PBX to one phone's port.
+const maxPortStreams = 8
+
+// phonePort is one open port. Who owns it may change: a client that comes back
+// with a new session takes over its phones' ports.
+//
+// The port listens on TCP too: a PBX may turn to it for a request that is too
+// large for a datagram, RFC 3261 section 18.1.1.
+type phonePort struct {
+	ports *PhonePorts
+	id    phoneID
+	socks sockets
+	addr  netip.AddrPort
+
+	mu    sync.Mutex
+	owner *pbxPhone
+	end   *time.Timer
+	// Who had the port before still has transactions, those of its goodbyes
+	// among them, until pastEnd.
+	past    *pbxPhone
+	pastEnd time.Time
+
+	streamsMu sync.Mutex
+	streams   map[*stream]struct{}
+	closed    bool
+}
+
+// source is where a message of the PBX came from.
+type source struct {
+	addr   netip.AddrPort
+	stream *stream // nil: a datagram
+}
+
+func newPhonePort(p *PhonePorts, id phoneID, socks sockets) *phonePort {
+	port := &phonePort{
+		ports: p, id: id, socks: socks, addr: addrPort(socks.udp.LocalAddr()),
+		streams: make(map[*stream]struct{}),
+	}
+	p.wg.Go(port.read)
+	if socks.tcp != nil {
+		p.wg.Go(func() { acceptAll(socks.tcp, p.done, p.cfg.Counters, port.accept) })
+	}
+	return port
+}
+
+// shut closes the port. What waits on its connections is still written.
+func (port *phonePort) shut() {
+	port.socks.udp.Close()
+	if port.socks.tcp != nil {
+		port.socks.tcp.Close()
+	}
+	port.streamsMu.Lock()
+	defer port.streamsMu.Unlock()
+	port.closed = true
+	for st := range port.streams {
+		st.close()
+	}
+}
+
+// release says that owner needs the port no longer than d: the registration
+// that the PBX holds will have ended by then.
+func (port *phonePort) release(owner *pbxPhone, d time.Duration) {
+	port.mu.Lock()
+	defer port.mu.Unlock()
+	if port.owner != owner {
+		return
+	}
+	port.end = time.AfterFunc(d, func() { port.expire(owner) })
+}
+
+func (port *phonePort) expire(owner *pbxPhone) {
+	p := port.ports
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	port.mu.Lock()
+	defer port.mu.Unlock()
+	if port.owner != owner {
+		return
+	}
+	if e := p.book[port.id]; e != nil {
+		e.Used = time.Now()
+	}
+	port.owner, port.past = nil, nil
+	port.shut()
+	if p.open[port.id] == port {
+		delete(p.open, port.id)
+	}
+}
+
+func (port *phonePort) count(name string) { port.ports.cfg.Counters.Counter(name).Inc() }
+
+// admits is the door of the port.
+func (port *phonePort) admits(from netip.AddrPort) bool {
+	if port.ports.cfg.IsPBX(from.Addr()) {
+		return true
+	}
+	port.count("sip.dropped.not_the_pbx")
+	return false
+}
+
+func (port *phonePort) read() {
+	buf := make([]byte, maxMessage)
+	for {
+		n, from, err := port.socks.udp.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			port.count("sip.dropped.receive_failed")
+			continue
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		if port.admits(from) {
+			port.deliver(source{addr: from}, buf[:n])
+		}
+	}
+}
+
+// accept takes a connection of the PBX.
+func (port *phonePort) accept(conn net.Conn) {
+	from := source{addr: addrPort(conn.RemoteAddr())}
+	if !port.admits(from.addr) {
+		conn.Close()
+		return
+	}
+	from.stream = newStream(conn, port.ports.cfg.Counters)
+	if !port.add(from.stream) {
+		conn.Close()
+		return
+	}
+	port.ports.wg.Go(from.stream.write)
+	port.ports.wg.Go(func() { port.receive(from, streamHello) })
+}
+
+func (port *phonePort) add(st *stream) bool {
+	port.streamsMu.Lock()
+	defer port.streamsMu.Unlock()
+	if port.closed || len(port.streams) >= maxPortStreams {
+		port.count("sip.refused.too_many_pbx_streams")
+		return false
+	}
+	port.streams[st] = struct{}{}
+	return true
+}
+
+// receive handles what comes on a connection of the PBX, to its end.
+func (port *phonePort) receive(from source, hello time.Duration) {
+	from.stream.receive(hello, func(b []byte) { port.deliver(from, b) })
+	from.stream.close()
+	port.streamsMu.Lock()
+	defer port.streamsMu.Unlock()
+	delete(port.streams, from.stream)
+}
+
+func (port *phonePort) deliver(from source, b []byte) {
+	port.mu.Lock()
+	if port.past != nil && time.Now().After(port.pastEnd) {
+		port.past = nil
+	}
+	owner, past := port.owner, port.past
+	port.mu.Unlock()
+	if past != nil && past.finishes(from, b) {
+		return
+	}
+	if owner != nil {
+		owner.fromPBX(from, b)
+	}
+}
+
+// replyTo is the way of responses to the request m, RFC 3261 section 18.2.2 and
+// RFC 3581.
+func (port *phonePort) replyTo(from source, m *sipmsg.Message) hop {
+	if via, _ := m.TopVia(); from.stream == nil && !via.HasRPort {
+		sentBy := via.Port
+		if sentBy == 0 {
+			sentBy = 5060
+		}
+		from.addr = netip.AddrPortFrom(from.addr.Addr(), uint16(sentBy))
+	}
+	return port.backTo(from)
+}
+
+func (port *phonePort) backTo(from source) hop {
+	if from.stream != nil {
+		return from.stream
+	}
+	return pbxHop{port, from.addr}
+}
+
+// pbxHop is the PBX as seen from a phone's port, over UDP.
+type pbxHop struct {
+	port *phonePort
+	addr netip.AddrPort
+}
+
+func (h pbxHop) reliable() bool { return false }
+
+func (h pbxHop) send(msg []byte) {
+	if len(msg) == 0 {
+		return
+	}
+	if len(msg) > maxDatagramUDP {
+		h.port.count("sip.dropped.too_large_for_udp")
+		return
+	}
+	if _, err := h.port.socks.udp.WriteToUDPAddrPort(msg, h.addr); err != nil {
+		h.port.count("sip.dropped.send_failed")
+	}
+}
