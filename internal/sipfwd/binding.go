@@ -342,6 +342,9 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pb
 		}
 		uri = append(uri, p.port.addr.String()...)
 		uri = appendParams(uri, u.Params)
+		if t := p.transport(); t != "UDP" {
+			uri = append(uri, ";transport="+strings.ToLower(t)...)
+		}
 		b := registering[string(a.URI)]
 		if b == nil {
 			b = p.bindingOf(a.URI)

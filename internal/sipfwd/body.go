@@ -17,17 +17,19 @@ type refusal struct {
 }
 
 var (
-	tooManyCalls = &refusal{503, "Too Many Calls", "sip.refused.too_many_dialogs", []string{"Retry-After", "10"}}
-	tooManyHops  = &refusal{483, "Too Many Hops", "sip.refused.too_many_hops", nil}
-	noRoomLeft   = &refusal{503, "Service Unavailable", "sip.refused.too_many_transactions", []string{"Retry-After", "10"}}
-	noMediaPort  = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
-	longHeader   = &refusal{400, "Header Too Long", "sip.refused.long_header", nil}
-	noSuchCall   = &refusal{481, "Call Does Not Exist", "sip.refused.no_such_call", nil}
-	noSuchInvite = &refusal{481, "Call/Transaction Does Not Exist", "sip.refused.no_such_invite", nil}
-	malformedSDP = &refusal{488, "Malformed SDP", "sip.refused.malformed_sdp", nil}
-	severalSDP   = &refusal{488, "More Than One SDP", "sip.refused.several_sdp", nil}
-	encodedBody  = &refusal{415, "Encoded Body", "sip.refused.encoded_body", []string{"Accept-Encoding", "identity"}}
-	foreignMedia = &refusal{488, "Not Acceptable Here", "sip.refused.foreign_media_address",
+	tooManyCalls   = &refusal{503, "Too Many Calls", "sip.refused.too_many_dialogs", []string{"Retry-After", "10"}}
+	tooManyHops    = &refusal{483, "Too Many Hops", "sip.refused.too_many_hops", nil}
+	noRoomLeft     = &refusal{503, "Service Unavailable", "sip.refused.too_many_transactions", []string{"Retry-After", "10"}}
+	requestTimeout = &refusal{408, "Request Timeout", "", nil}
+	pbxUnreachable = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
+	noMediaPort    = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
+	longHeader     = &refusal{400, "Header Too Long", "sip.refused.long_header", nil}
+	noSuchCall     = &refusal{481, "Call Does Not Exist", "sip.refused.no_such_call", nil}
+	noSuchInvite   = &refusal{481, "Call/Transaction Does Not Exist", "sip.refused.no_such_invite", nil}
+	malformedSDP   = &refusal{488, "Malformed SDP", "sip.refused.malformed_sdp", nil}
+	severalSDP     = &refusal{488, "More Than One SDP", "sip.refused.several_sdp", nil}
+	encodedBody    = &refusal{415, "Encoded Body", "sip.refused.encoded_body", []string{"Accept-Encoding", "identity"}}
+	foreignMedia   = &refusal{488, "Not Acceptable Here", "sip.refused.foreign_media_address",
 		[]string{"Warning", `399 tunneld "SDP names an address that is not a relay of this session"`}}
 )
 

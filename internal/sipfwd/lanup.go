@@ -189,6 +189,5 @@ func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
 	p.forward()
 }
 
-// timedOut answers the PBX for a phone that does not. Other requests than
-// INVITE get no 408 from a proxy, RFC 4320 section 4.1.
+// timedOut answers the PBX for a phone that does not.
 func (p *lanPhone) timedOut(c *clientTx) { answerTimeout(c, p.toTunnel, p.legs) }

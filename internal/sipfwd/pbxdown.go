@@ -18,7 +18,7 @@ func (p *pbxPhone) fromPBX(from source, b []byte) {
 	if err := m.Parse(b); err != nil {
 		p.count("sip.refused.malformed")
 		if res := badRequest(m, err); res != nil {
-			p.port.backTo(from).send(res)
+			p.port.backTo(from, p.side.cfg.PBX).send(res)
 		}
 		return
 	}
@@ -46,7 +46,7 @@ func (p *pbxPhone) handle(from source, m *sipmsg.Message) {
 		p.responseFromPBX(m)
 		return
 	}
-	peer := p.port.replyTo(from, m)
+	peer := p.port.replyTo(from, p.side.cfg.PBX, m)
 	m.SetViaReceived(from.addr.Addr(), from.addr.Port())
 	switch string(m.Method()) {
 	case "ACK":

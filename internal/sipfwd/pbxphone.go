@@ -63,9 +63,11 @@ func (p *pbxPhone) forward() bool {
 }
 
 // pbx is where requests of the phone go, whatever they say.
-func (p *pbxPhone) pbx() pbxHop { return pbxHop{p.port, p.side.cfg.PBX} }
+func (p *pbxPhone) pbx() hop { return p.port.hopTo(p.side.cfg.PBX) }
 
-func (p *pbxPhone) via() string { return "SIP/2.0/UDP " + p.port.addr.String() }
+func (p *pbxPhone) transport() string { return p.port.ports.cfg.Transport }
+
+func (p *pbxPhone) via() string { return "SIP/2.0/" + p.transport() + " " + p.port.addr.String() }
 
 // end is the end of the session for this phone: calls are ended toward the PBX,
 // and whatever it sends from now on is answered 480.
@@ -119,6 +121,28 @@ func (p *pbxPhone) direct(l *leg) bool {
 		}
 	}
 	return false
+}
+
+// linkLost says that the connection st to the PBX has ended, or, unless it was
+// connected, could not be had. What the PBX has not answered is sent once more
+// on a new connection: it may have closed the old one, idle, just then, or have
+// been restarted. RFC 3261 section 17.1.4 makes 503 of the rest.
+func (p *pbxPhone) linkLost(st *stream, connected bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.port.unlink(st)
+	for _, c := range p.edge.clients {
+		switch _, mine := c.peer.(linkHop); {
+		case !mine || c.status != 0:
+		case connected && !c.resent:
+			c.resent = true
+			c.peer.send(c.request)
+		default:
+			p.count(pbxUnreachable.counter)
+			p.edge.dropClient(c)
+			answerInstead(c, pbxUnreachable, p.toTunnel, p.legs)
+		}
+	}
 }
 
 // timedOut answers the phone for a PBX that does not.

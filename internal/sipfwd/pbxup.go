@@ -82,6 +82,9 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	m.RemoveAll(sipmsg.RecordRoute)
 	branch := newBranch()
 	m.PushVia([]byte(p.via() + ";branch=" + branch))
+	if p.pbx().reliable() {
+		m.EnsureContentLength()
+	}
 	out := appendEdited(nil, m, p.side.counters)
 	if method == "ACK" {
 		p.pbx().send(out)

@@ -1,13 +1,12 @@
 package sipfwd
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
 // maxPortStreams bounds the connections of the PBX to one phone's port.
@@ -33,7 +32,9 @@ type phonePort struct {
 	pastEnd time.Time
 
 	streamsMu sync.Mutex
-	streams   map[*stream]struct{}
+	streams   map[*stream]struct{} // that the PBX has opened
+	link      *stream              // that we have opened to it, nil when there is none
+	linkTo    netip.AddrPort
 	closed    bool
 }
 
@@ -50,7 +51,7 @@ func newPhonePort(p *PhonePorts, id phoneID, socks sockets) *phonePort {
 	}
 	p.wg.Go(port.read)
 	if socks.tcp != nil {
-		p.wg.Go(func() { acceptAll(socks.tcp, p.done, p.cfg.Counters, port.accept) })
+		p.wg.Go(func() { acceptAll(socks.tcp, p.ctx.Done(), p.cfg.Counters, port.accept) })
 	}
 	return port
 }
@@ -66,6 +67,9 @@ func (port *phonePort) shut() {
 	port.closed = true
 	for st := range port.streams {
 		st.close()
+	}
+	if port.link != nil {
+		port.link.close()
 	}
 }
 
@@ -135,6 +139,9 @@ func (port *phonePort) accept(conn net.Conn) {
 		conn.Close()
 		return
 	}
+	if cfg := port.ports.cfg.ServerTLS; cfg != nil {
+		conn = tls.Server(conn, cfg)
+	}
 	from.stream = newStream(conn, port.ports.cfg.Counters)
 	if !port.add(from.stream) {
 		conn.Close()
@@ -176,46 +183,5 @@ func (port *phonePort) deliver(from source, b []byte) {
 	}
 	if owner != nil {
 		owner.fromPBX(from, b)
-	}
-}
-
-// replyTo is the way of responses to the request m, RFC 3261 section 18.2.2 and
-// RFC 3581.
-func (port *phonePort) replyTo(from source, m *sipmsg.Message) hop {
-	if via, _ := m.TopVia(); from.stream == nil && !via.HasRPort {
-		sentBy := via.Port
-		if sentBy == 0 {
-			sentBy = 5060
-		}
-		from.addr = netip.AddrPortFrom(from.addr.Addr(), uint16(sentBy))
-	}
-	return port.backTo(from)
-}
-
-func (port *phonePort) backTo(from source) hop {
-	if from.stream != nil {
-		return from.stream
-	}
-	return pbxHop{port, from.addr}
-}
-
-// pbxHop is the PBX as seen from a phone's port, over UDP.
-type pbxHop struct {
-	port *phonePort
-	addr netip.AddrPort
-}
-
-func (h pbxHop) reliable() bool { return false }
-
-func (h pbxHop) send(msg []byte) {
-	if len(msg) == 0 {
-		return
-	}
-	if len(msg) > maxDatagramUDP {
-		h.port.count("sip.dropped.too_large_for_udp")
-		return
-	}
-	if _, err := h.port.socks.udp.WriteToUDPAddrPort(msg, h.addr); err != nil {
-		h.port.count("sip.dropped.send_failed")
 	}
 }

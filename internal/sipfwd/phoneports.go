@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,11 @@ const saveDelay = time.Second
 type PhonePortsConfig struct {
 	Addr      netip.Addr // that the PBX reaches us by
 	Low, High uint16     // range of ports, UDP and TCP, both ends included
+	// Transport of the phones' requests to the PBX, "UDP" (also for ""), "TCP"
+	// or "TLS". With TLS, ClientTLS says which PBX is trusted, and ServerTLS is
+	// for connections of the PBX to the ports.
+	Transport            string
+	ClientTLS, ServerTLS *tls.Config
 	// StateFile remembers which phone had which port; "" forgets at exit.
 	StateFile string
 	// IsPBX is the door of every port: sources that it refuses are met with
@@ -47,7 +53,8 @@ type PhonePortsConfig struct {
 type PhonePorts struct {
 	cfg  PhonePortsConfig
 	wg   sync.WaitGroup
-	done chan struct{}
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
 
 	mu     sync.Mutex
 	closed bool
@@ -79,10 +86,14 @@ func OpenPhonePorts(cfg PhonePortsConfig) (*PhonePorts, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	p := &PhonePorts{cfg: cfg, done: make(chan struct{}), book: make(map[phoneID]*bookEntry), open: make(map[phoneID]*phonePort)}
+	if cfg.Transport == "" {
+		cfg.Transport = "UDP"
+	}
+	p := &PhonePorts{cfg: cfg, book: make(map[phoneID]*bookEntry), open: make(map[phoneID]*phonePort)}
 	if err := p.load(); err != nil {
 		return nil, err
 	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p, nil
 }
 
@@ -161,7 +172,7 @@ func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (port *phonePort, past
 // bind finds the phone's port, or the first free one of the range.
 func (p *PhonePorts) bind(id phoneID) (sockets, error) {
 	if e := p.book[id]; e != nil && e.Port >= p.cfg.Low && e.Port <= p.cfg.High {
-		if socks, err := p.listen(e.Port, false); err == nil {
+		if socks, err := p.listen(e.Port, p.cfg.Transport != "UDP"); err == nil {
 			e.Used = time.Now()
 			return socks, nil
 		}
@@ -269,10 +280,8 @@ func (p *PhonePorts) listen(port uint16, both bool) (socks sockets, err error) {
 // Close closes every port and waits for their readers.
 func (p *PhonePorts) Close() error {
 	p.mu.Lock()
-	if !p.closed {
-		p.closed = true
-		close(p.done)
-	}
+	p.closed = true
+	p.stop()
 	for _, port := range p.open {
 		port.shut()
 	}

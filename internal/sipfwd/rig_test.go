@@ -39,14 +39,30 @@ const testDomain = "pbx.example"
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	return newRigOver(t, "UDP")
+}
+
+// newRigOver has the PBX reached over transport.
+func newRigOver(t testing.TB, transport string) *rig {
+	t.Helper()
+	return newRigTrusting(t, transport, &tls.Config{InsecureSkipVerify: true})
+}
+
+func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
+	t.Helper()
 	r := &rig{t: t, counters: new(counter.Set), events: &recordedEvents{}}
-	r.pbxSock = newAgent(t, "127.0.0.1:0")
+	r.pbxSock = newListeningAgent(t, transport)
 	r.media = &fakeMedia{relays: make(map[netip.AddrPort]*fakeRelay)}
+	var secured *tls.Config
+	if transport == "TLS" {
+		secured = testTLS()
+	}
 	var err error
 	r.ports, err = OpenPhonePorts(PhonePortsConfig{
 		Addr: netip.MustParseAddr("127.0.0.1"), Low: 26000, High: 26999,
 		IsPBX:    func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.1") },
 		Counters: r.counters, StateFile: t.TempDir() + "/ports.json",
+		Transport: transport, ClientTLS: trusted, ServerTLS: secured,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -299,12 +315,44 @@ func (e *recordedEvents) has(line string) bool {
 
 // agent is a scripted SIP peer on UDP, TCP or TLS.
 type agent struct {
-	t    testing.TB
-	udp  *net.UDPConn
-	tcp  net.Conn
-	in   *bufio.Reader
-	buf  []byte
-	from netip.AddrPort // of the last datagram
+	t      testing.TB
+	udp    *net.UDPConn
+	tcp    net.Conn
+	in     *bufio.Reader
+	ln     *listener // that tcp comes from, when it is needed
+	framer *sipmsg.Framer
+	buf    []byte
+	seen   string         // the last message but 100
+	from   netip.AddrPort // of the last datagram
+}
+
+// newListeningAgent is a PBX. Over TCP and TLS it has one connection at a time,
+// which its peer makes.
+func newListeningAgent(t testing.TB, transport string) *agent {
+	t.Helper()
+	if transport == "UDP" {
+		return newAgent(t, "127.0.0.1:0")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return &agent{t: t, ln: &listener{ln.(*net.TCPListener), transport}}
+}
+
+type listener struct {
+	*net.TCPListener
+	transport string
+}
+
+func (l *listener) accept(deadline time.Time) (net.Conn, error) {
+	l.SetDeadline(deadline)
+	conn, err := l.Accept()
+	if err == nil && l.transport == "TLS" {
+		conn = tls.Server(conn, testTLS())
+	}
+	return conn, err
 }
 
 func newAgent(t testing.TB, addr string) *agent {
@@ -341,6 +389,9 @@ func streamAgent(t testing.TB, c net.Conn) *agent {
 }
 
 func (a *agent) transport() string {
+	if a.ln != nil {
+		return a.ln.transport
+	}
 	switch a.tcp.(type) {
 	case nil:
 		return "UDP"
@@ -351,6 +402,9 @@ func (a *agent) transport() string {
 }
 
 func (a *agent) addr() netip.AddrPort {
+	if a.ln != nil {
+		return addrPort(a.ln.Addr())
+	}
 	if a.tcp != nil {
 		return addrPort(a.tcp.LocalAddr())
 	}
@@ -388,6 +442,9 @@ func (a *agent) any(wait time.Duration) received {
 		a.t.Fatal("no message came")
 	}
 	r := received{raw: string(b)}
+	if !strings.HasPrefix(r.raw, "SIP/2.0 100 ") {
+		a.seen = r.raw
+	}
 	if err := r.Parse(b); err != nil {
 		a.t.Fatalf("%v in:\n%s", err, b)
 	}
@@ -405,10 +462,20 @@ func (a *agent) silent(d time.Duration) {
 func (a *agent) read(wait time.Duration) []byte {
 	a.t.Helper()
 	deadline := time.Now().Add(wait)
+	if a.tcp == nil && a.ln != nil {
+		c, err := a.ln.accept(deadline)
+		if err != nil {
+			return nil
+		}
+		a.t.Cleanup(func() { c.Close() })
+		a.tcp, a.in = c, bufio.NewReader(c)
+	}
 	if a.tcp != nil {
 		a.tcp.SetReadDeadline(deadline)
-		f := sipmsg.NewFramer(a.in)
-		b, err := f.Next()
+		if a.framer == nil {
+			a.framer = sipmsg.NewFramer(a.in)
+		}
+		b, err := a.framer.Next()
 		if err != nil {
 			return nil
 		}

@@ -83,14 +83,23 @@ func answerCancel(m *sipmsg.Message, s *serverTx) []byte {
 	return ownResponse(m.AppendTo(nil), 200, "OK", randomHex())
 }
 
-// answerTimeout sends into the tunnel the answer that the SIP peer of c owes,
-// and ends a leg that only waited for it.
+// answerTimeout gives up c, whose SIP peer owes an answer. Other requests than
+// INVITE get no 408 from a proxy, RFC 4320 section 4.1.
 func answerTimeout(c *clientTx, toTunnel func([]byte), legs *legTable) {
-	if c.invite && c.up != (txKey{}) {
+	if !c.invite {
+		toTunnel = func([]byte) {}
+	}
+	answerInstead(c, requestTimeout, toTunnel, legs)
+}
+
+// answerInstead sends into the tunnel the answer that the SIP peer of c owes,
+// and ends a leg that only waited for it.
+func answerInstead(c *clientTx, no *refusal, toTunnel func([]byte), legs *legTable) {
+	if c.up != (txKey{}) {
 		var m sipmsg.Message
 		if m.Parse(c.request) == nil {
 			m.PopVia()
-			toTunnel(ownResponse(m.AppendTo(nil), 408, "Request Timeout", randomHex()))
+			toTunnel(answerTo(&m, no))
 		}
 	}
 	if l := c.leg; l != nil && (c.key.method == "BYE" || c.invite && l.info.Answered.IsZero()) {

@@ -24,20 +24,46 @@ const (
 // stream is a TCP or TLS connection. Its writer has a bounded queue so that a
 // peer that stops reading costs nobody else a moment. It is a hop.
 type stream struct {
-	conn     net.Conn
 	queue    chan []byte
 	done     chan struct{}
-	close    func()
 	counters *counter.Set
+
+	mu   sync.Mutex // orders attach and close
+	conn net.Conn   // nil until it is dialled
 }
 
 func newStream(conn net.Conn, counters *counter.Set) *stream {
-	s := &stream{conn: conn, queue: make(chan []byte, streamQueue), done: make(chan struct{}), counters: counters}
-	s.close = sync.OnceFunc(func() {
-		close(s.done)
-		conn.SetWriteDeadline(time.Now().Add(streamFlush))
-	})
-	return s
+	return &stream{conn: conn, queue: make(chan []byte, streamQueue), done: make(chan struct{}), counters: counters}
+}
+
+// attach gives a stream that was made before its connection the connection. It
+// comes before write and receive.
+func (s *stream) attach(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = conn
+}
+
+// close lets the writer end. Messages that wait are still written, in a moment.
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended() {
+		return
+	}
+	close(s.done)
+	if s.conn != nil {
+		s.conn.SetWriteDeadline(time.Now().Add(streamFlush))
+	}
+}
+
+func (s *stream) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *stream) reliable() bool { return true }

@@ -119,6 +119,7 @@ type clientTx struct {
 	contacts map[string]*pbxBinding
 
 	status    int
+	resent    bool // on another connection than the first
 	cancelled bool
 	cancel    []byte // waits for the first provisional response, RFC 3261 section 9.1
 	interval  time.Duration
