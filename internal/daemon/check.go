@@ -40,12 +40,12 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 	} else {
 		list.OK("public address", "%s", p.public)
 	}
-	rtt, err := askOptions(ctx, p.pbx, p.domain)
+	rtt, err := p.way.askOptions(ctx, p.pbx, p.domain)
 	if err != nil {
 		list.Fail("PBX", &config.Error{Code: config.ExitUnreachable, Problem: p.pbx.String(), Err: err,
-			Remedy: fmt.Sprintf("start it, correct --pbx, or have it accept SIP over UDP from %v", p.phoneAddress)})
+			Remedy: fmt.Sprintf("start it, correct --pbx, or have it accept SIP over %v from %v", p.way.transport, p.phoneAddress)})
 	} else {
-		list.OK("PBX", "%v answers OPTIONS in %.1f ms", p.pbx, admin.Milliseconds(rtt))
+		list.OK("PBX", "%v answers OPTIONS over %v in %.1f ms", p.pbx, p.way.transport, admin.Milliseconds(rtt))
 	}
 	return list.Err()
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -16,9 +17,9 @@ import (
 // (RFC 3261 section 17.1.2.2).
 const optionsTimeout = 3 * time.Second
 
-// askOptions sends OPTIONS to the PBX over UDP from an ephemeral port of the address that routes to it, and gives the
-// time until its answer. Any final response counts: 401, 404 or 405 come from a PBX that lives too.
-func askOptions(ctx context.Context, pbx netip.AddrPort, domain string) (time.Duration, error) {
+// askOptions sends OPTIONS to the PBX from an ephemeral port of the address that routes to it, and gives the time until its
+// answer. Any final response counts: 401, 404 or 405 come from a PBX that lives too.
+func (w way) askOptions(ctx context.Context, pbx netip.AddrPort, domain string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, optionsTimeout)
 	defer cancel()
 	source, err := config.RouteSource(pbx.Addr())
@@ -28,6 +29,8 @@ func askOptions(ctx context.Context, pbx netip.AddrPort, domain string) (time.Du
 	ua, err := sipgo.NewUA(
 		sipgo.WithUserAgent("siptunnel"),
 		sipgo.WithUserAgentHostname(source.String()),
+		sipgo.WithUserAgenTLSConfig(w.trust),
+		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(slog.New(slog.DiscardHandler))),
 	)
 	if err != nil {
 		return 0, err
@@ -42,7 +45,7 @@ func askOptions(ctx context.Context, pbx netip.AddrPort, domain string) (time.Du
 	}
 	defer client.Close()
 	request := sip.NewRequest(sip.OPTIONS, sip.Uri{Scheme: "sip", Host: domain})
-	request.SetTransport("UDP")
+	request.SetTransport(w.transport.String())
 	request.SetDestination(pbx.String())
 	start := time.Now()
 	if _, err := client.Do(ctx, request); err != nil {

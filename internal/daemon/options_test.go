@@ -45,7 +45,7 @@ func TestAnyAnswerToOptionsCounts(t *testing.T) {
 	for _, ip := range []string{"127.0.0.1", "::1"} {
 		t.Run(ip, func(t *testing.T) {
 			pbx, request := answerOnce(t, ip)
-			rtt, err := askOptions(t.Context(), pbx, "pbx.example")
+			rtt, err := way{transport: "udp"}.askOptions(t.Context(), pbx, "pbx.example")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +67,8 @@ func TestSilenceIsAnError(t *testing.T) {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := askOptions(ctx, conn.LocalAddr().(*net.UDPAddr).AddrPort(), "127.0.0.1"); err == nil {
+	_, err = way{transport: "udp"}.askOptions(ctx, conn.LocalAddr().(*net.UDPAddr).AddrPort(), "127.0.0.1")
+	if err == nil {
 		t.Error("silence was taken for an answer")
 	}
 }

@@ -72,13 +72,13 @@ type pbxView struct {
 
 func newPBX(s *settings, p *place, log *zap.Logger) *pbx {
 	b := &pbx{
-		endpoint: s.PBX.WithPort(defaultSIPPort),
+		endpoint: s.PBX.WithPort(s.PBXTransport.defaultPort()),
 		domain:   p.domain,
 		resolve:  resolveHost,
-		ask:      askOptions,
+		ask:      p.way.askOptions,
 		moved:    func(netip.AddrPort) {},
 		log:      log,
-		health:   admin.PBX{Name: s.PBX.WithPort(defaultSIPPort).String(), Address: p.pbx.String()},
+		health:   admin.PBX{Name: s.PBX.WithPort(s.PBXTransport.defaultPort()).String(), Address: p.pbx.String()},
 	}
 	b.look(p.pbxAll, time.Now())
 	return b

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -88,14 +89,14 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 		return config.ListenError(err, "--listen", d.place.listen.String()+"/tcp")
 	}
 	d.OnStop(func() { _ = listener.Close() })
-	if err := d.openPBXSide(dir); err != nil {
-		return err
-	}
 	certificate, pin, err := mux.LoadOrCreateCertificate(stateDir)
 	if err != nil {
 		return config.StateError("the server's key", err, "")
 	}
 	d.pin = pin
+	if err := d.openPBXSide(dir, certificate); err != nil {
+		return err
+	}
 	_, err = os.Stat(dir.Path(storeFileName))
 	isFirst := errors.Is(err, fs.ErrNotExist)
 	if d.store, err = auth.OpenStore(dir.Path(storeFileName)); err != nil {
@@ -128,7 +129,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 }
 
 // openPBXSide makes what faces the PBX.
-func (d *daemon) openPBXSide(dir *config.StateDir) error {
+func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) error {
 	d.unknownRelay = d.counters.Counter("media.dropped.unknown_relay")
 	d.pbx = newPBX(d.settings, d.place, d.log)
 	d.pbx.moved = func(netip.AddrPort) { d.closeSessions(errPBXMoved) }
@@ -136,6 +137,7 @@ func (d *daemon) openPBXSide(dir *config.StateDir) error {
 	d.phonePorts, err = sipfwd.OpenPhonePorts(sipfwd.PhonePortsConfig{
 		Addr: d.place.phoneAddress, Low: d.settings.PhonePorts.Low, High: d.settings.PhonePorts.High,
 		StateFile: dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
+		Transport: d.place.way.transport.String(), ClientTLS: d.place.way.trust, ServerTLS: d.serverTLS(certificate),
 	})
 	if err != nil {
 		return config.StateError("the ports of the phones", err, "remove "+dir.Path(phonesFileName)+" or its mistake; without it phones have new ports at the PBX")
@@ -146,6 +148,14 @@ func (d *daemon) openPBXSide(dir *config.StateDir) error {
 		return config.ListenError(err, "--media-ports", net.JoinHostPort(d.place.mediaAddress.String(), d.settings.MediaPorts.String())+"/udp")
 	}
 	return nil
+}
+
+// serverTLS is for the connections of a PBX over TLS to the phones' ports, nil for another.
+func (d *daemon) serverTLS(certificate tls.Certificate) *tls.Config {
+	if d.place.way.trust == nil {
+		return nil
+	}
+	return &tls.Config{Certificates: []tls.Certificate{certificate}}
 }
 
 func (d *daemon) openControl(dir *config.StateDir) error {
@@ -178,6 +188,7 @@ func (d *daemon) run(listener net.Listener) {
 	})
 	d.log.Info("tunneld is up",
 		zap.String("version", config.Version()), zap.Stringer("listen", listener.Addr()), zap.Stringer("pbx", d.place.pbx),
+		zap.Stringer("pbx_transport", d.place.way.transport),
 		zap.String("domain", d.place.domain), zap.Stringer("media_address", d.place.mediaAddress), zap.String("key_pin", d.pin))
 	if doubt := d.settings.publicDoubt(d.place); doubt != "" {
 		d.log.Warn(doubt + "; " + publicRemedy)

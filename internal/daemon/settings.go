@@ -11,19 +11,23 @@ import (
 const (
 	defaultListenPort = 5090
 	defaultSIPPort    = 5060
+	defaultTLSPort    = 5061
 )
 
 // settings are the flags of serve and the keys of the configuration file.
 type settings struct {
-	Listen        config.Endpoint  `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP. Default: ${default}."`
-	PublicAddress config.Endpoint  `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
-	PBX           config.Endpoint  `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1:5060" help:"The PBX, SIP over UDP. Default: ${default}."`
-	Domain        config.Domain    `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the host of --pbx."`
-	MediaAddress  config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route."`
-	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
-	PhonePorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
-	LogLevel      logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
-	LogFormat     logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
+	Listen         config.Endpoint  `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP. Default: ${default}."`
+	PublicAddress  config.Endpoint  `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
+	PBX            config.Endpoint  `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1" help:"The PBX. Default: ${default}. Its port is 5060 if none is given, 5061 over TLS."`
+	PBXTransport   transport        `name:"pbx-transport" setting:"" placeholder:"udp|tcp|tls" default:"udp" help:"How the PBX takes SIP. Default: ${default}."`
+	PBXTLSCA       string           `name:"pbx-tls-ca" setting:"" placeholder:"FILE" help:"The PBX's certificate, or that of its authority, PEM, for --pbx-transport tls. Default: what this machine trusts."`
+	PBXTLSInsecure bool             `name:"pbx-tls-insecure" setting:"" help:"Take any certificate for the PBX's: whoever is between can listen."`
+	Domain         config.Domain    `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the host of --pbx."`
+	MediaAddress   config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route."`
+	MediaPorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
+	PhonePorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
+	LogLevel       logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
+	LogFormat      logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
 
 // validate finds settings that contradict each other.
@@ -56,7 +60,8 @@ type place struct {
 	domain       string
 	pbx          netip.AddrPort
 	pbxAll       []netip.Addr // all addresses of the PBX's name
-	phoneAddress netip.Addr   // this machine as the PBX's SIP sees it
+	way          way
+	phoneAddress netip.Addr // this machine as the PBX's SIP sees it
 	mediaAddress netip.Addr
 }
 
@@ -73,11 +78,14 @@ func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error)
 		}
 	}
 	var err error
+	if p.way, err = s.wayToPBX(); err != nil {
+		return nil, err
+	}
 	if p.pbxAll, err = resolve(ctx, s.PBX.Host); err != nil {
 		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "the PBX's name does not resolve", Err: err,
 			Remedy: "correct --pbx, or give its address"}
 	}
-	p.pbx = netip.AddrPortFrom(p.pbxAll[0], s.PBX.WithPort(defaultSIPPort).Port)
+	p.pbx = netip.AddrPortFrom(p.pbxAll[0], s.PBX.WithPort(s.PBXTransport.defaultPort()).Port)
 	if p.phoneAddress, err = config.RouteSource(p.pbx.Addr()); err != nil {
 		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "no route to the PBX at " + p.pbx.String(), Err: err,
 			Remedy: "correct --pbx, or the network of this machine"}
