@@ -98,7 +98,8 @@ func (p *lanPhone) sdpDown(l *leg, m *sipmsg.Message, answer bool) {
 }
 
 // route chooses the flow for a request to the phone: its dialog's, that of the
-// binding that the Request-URI names, else where the phone was heard last.
+// binding that the Request-URI names, else where the phone was heard last, else
+// where it has registered.
 // Never where a Contact points.
 func (p *lanPhone) route(l *leg, m *sipmsg.Message) *flow {
 	if l != nil && l.flow != nil && !l.flow.gone.Load() {
@@ -110,7 +111,17 @@ func (p *lanPhone) route(l *leg, m *sipmsg.Message) *flow {
 	if p.flow != nil && !p.flow.gone.Load() {
 		return p.flow
 	}
-	return nil
+	// The last one was a connection for one request.
+	var latest *lanBinding
+	for _, b := range p.bindings {
+		if !b.flow.gone.Load() && (latest == nil || b.info.Expires.After(latest.info.Expires)) {
+			latest = b
+		}
+	}
+	if latest == nil {
+		return nil
+	}
+	return latest.flow
 }
 
 func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {

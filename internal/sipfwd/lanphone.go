@@ -1,6 +1,7 @@
 package sipfwd
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/netip"
@@ -47,6 +48,34 @@ type lanBinding struct {
 	flow    *flow
 	device  string // see deviceOf
 	expires slot
+}
+
+// claim is how surely the request m of an unknown flow is of this phone: by its
+// dialog, its Contact or its address of record; 0 is not at all.
+func (p *lanPhone) claim(m *sipmsg.Message) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.legs.find(m, up) != nil {
+		return 3
+	}
+	contact, n := contactURI(m), 0
+	for uri, b := range p.bindings {
+		switch {
+		case sameAddress([]byte(uri), contact):
+			return 2
+		case sameAddress([]byte(b.info.AOR), m.FromURI()):
+			n = 1
+		}
+	}
+	return n
+}
+
+// sameAddress says whether two URIs have the same user, host and port. Their
+// parameters may tell of another transport.
+func sameAddress(a, b []byte) bool {
+	u, okA := sipmsg.ParseURI(a)
+	v, okB := sipmsg.ParseURI(b)
+	return okA && okB && bytes.Equal(u.User, v.User) && bytes.EqualFold(u.Host, v.Host) && u.Port == v.Port
 }
 
 func newLANPhone(s *LANSide, key string, source netip.Addr) *lanPhone {

@@ -227,9 +227,16 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 	if p != nil && (p.key == key || !strings.HasPrefix(key, instancePrefix)) {
 		return p
 	}
+	var known *lanPhone
+	if p == nil && f.stream != nil {
+		known = s.onOtherFlow(f, m)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.phones[key]
+	if known != nil && s.phones[known.key] == known {
+		q = known
+	}
 	if q == nil {
 		if s.closed || len(s.phones) >= maxPhones || s.phonesAt(f.remote.Addr()) >= maxPhonesPerSource {
 			s.counters.Counter("sip.refused.too_many_phones").Inc()
@@ -264,6 +271,36 @@ func (s *LANSide) phonesAt(a netip.Addr) int {
 		}
 	}
 	return n
+}
+
+// onOtherFlow finds the phone that has opened the connection f for m alone, a
+// request too large for the UDP that it uses otherwise (RFC 3261 section
+// 18.1.1), or has connected again and not registered yet. It is nil when several
+// phones of the host may be meant.
+func (s *LANSide) onOtherFlow(f *flow, m *sipmsg.Message) *lanPhone {
+	if string(m.Method()) == "REGISTER" {
+		return nil // it says who it is, and may be another phone of the user's
+	}
+	host := f.remote.Addr()
+	var there []*lanPhone
+	s.mu.Lock()
+	for _, p := range s.phones {
+		if p.source == host || slices.ContainsFunc(p.flows, func(g *flow) bool { return g.remote.Addr() == host }) {
+			there = append(there, p)
+		}
+	}
+	s.mu.Unlock()
+	var found *lanPhone
+	best := 0
+	for _, p := range there {
+		switch n := p.claim(m); {
+		case n > best:
+			found, best = p, n
+		case n == best:
+			found = nil
+		}
+	}
+	return found
 }
 
 const instancePrefix = "instance:"
