@@ -224,7 +224,7 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 		a := it.Addr()
 		if b := p.bindingAt(a.URI); b != nil {
 			granted[b] = grantedExpiry(m, a)
-			m.SetURI(a, []byte(b.URI))
+			replaceURI(m, a, []byte(b.URI))
 		}
 	}
 	for b, life := range granted {
@@ -352,12 +352,22 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pb
 		if b != nil && b.Line != 0 {
 			uri = append(uri, ";"+lineParam+"="+strconv.Itoa(b.Line)...)
 		}
-		if a.Bracket || bytes.IndexByte(uri, ';') >= 0 {
-			m.SetURI(a, uri)
-		} else {
-			m.Replace(a.URISpan, uri)
+		if len(u.Headers) > 0 {
+			uri = append(append(uri, '?'), u.Headers...)
 		}
+		replaceURI(m, a, uri)
 		m.RemoveParam(a.ParamsSpan, "reg-id")
+	}
+}
+
+// replaceURI puts uri in the place of a's. Angle brackets are added only where a
+// parameter of the URI would else become one of the header (RFC 3261 section
+// 20.10).
+func replaceURI(m *sipmsg.Message, a sipmsg.Addr, uri []byte) {
+	if a.Bracket || bytes.ContainsAny(uri, ";?,") {
+		m.SetURI(a, uri)
+	} else {
+		m.Replace(a.URISpan, uri)
 	}
 }
 
