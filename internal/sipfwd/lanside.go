@@ -205,19 +205,9 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 // malformed answers what can be answered. Nothing else notices.
 func (s *LANSide) malformed(f *flow, m *sipmsg.Message, err error) {
 	s.counters.Counter("sip.refused.malformed").Inc()
-	if res := badRequest(m, err); res != nil {
+	if res := badRequest(m, err, f.remote); res != nil {
 		f.send(res)
 	}
-}
-
-// badRequest is the response to a request that Parse refused with err, nil when
-// it cannot or must not be answered.
-func badRequest(m *sipmsg.Message, err error) []byte {
-	var pe *sipmsg.ParseError
-	if !errors.As(err, &pe) || pe.Code == 0 || !m.IsRequest() || string(m.Method()) == "ACK" {
-		return nil
-	}
-	return responseTo(m, pe.Code, pe.Reason, randomHex())
 }
 
 // phoneOf finds or makes the phone that the request m on f belongs to; p is the

@@ -49,6 +49,11 @@ func (p *lanPhone) requestFromPhone(f *flow, m *sipmsg.Message) {
 		p.edge.refuse(s, 200, "OK", "Accept", "application/sdp", "Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
 		return
 	}
+	if tags, has := unknownExtensions(m); has {
+		p.side.counters.Counter("sip.refused.unknown_extension").Inc()
+		p.edge.refuse(s, 420, "Bad Extension", "Unsupported", tags)
+		return
+	}
 	// A hang-up is kept for the moment when the connection is back: the PBX
 	// would never hear of it otherwise. All else is told at once, so that the
 	// phone can turn to its second server.

@@ -1,6 +1,8 @@
 package sipfwd
 
 import (
+	"errors"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,4 +191,42 @@ func recordRoutes(m *sipmsg.Message, reversed bool) []string {
 		slices.Reverse(routes)
 	}
 	return routes
+}
+
+// statelessTag begins the To tag of what is answered without a transaction, so
+// that the ACK that comes for it is known to end here (RFC 3261 section 16.11).
+const statelessTag = "stateless-"
+
+// badRequest is the response to a request from the peer at from that Parse
+// refused with err, nil when it cannot or must not be answered. The zero from
+// says that the peer's Via needs nothing noted.
+func badRequest(m *sipmsg.Message, err error, from netip.AddrPort) []byte {
+	var pe *sipmsg.ParseError
+	if !errors.As(err, &pe) || pe.Code == 0 || !m.IsRequest() || string(m.Method()) == "ACK" {
+		return nil
+	}
+	if from.IsValid() {
+		m.SetViaReceived(from.Addr(), from.Port())
+		var noted sipmsg.Message
+		_ = noted.Parse(m.AppendTo(nil)) // it is as bad as before, and as readable
+		if noted.IsRequest() {
+			return responseTo(&noted, pe.Code, pe.Reason, statelessTag+randomHex())
+		}
+	}
+	return responseTo(m, pe.Code, pe.Reason, statelessTag+randomHex())
+}
+
+// unknownExtensions are the option tags of the request m's Proxy-Require: this
+// proxy knows none (RFC 3261 section 16.3 item 5). ok is false without any.
+func unknownExtensions(m *sipmsg.Message) (tags string, ok bool) {
+	for _, h := range m.Headers() {
+		if h.Kind == sipmsg.ProxyRequire {
+			if ok {
+				tags += ", "
+			}
+			tags += string(m.Text(h.Value))
+			ok = true
+		}
+	}
+	return tags, ok
 }

@@ -17,7 +17,7 @@ func (p *pbxPhone) fromPBX(from source, b []byte) {
 	m := &p.msg
 	if err := m.Parse(b); err != nil {
 		p.count("sip.refused.malformed")
-		if res := badRequest(m, err); res != nil {
+		if res := badRequest(m, err, from.addr); res != nil {
 			p.port.backTo(from, p.side.cfg.PBX).send(res)
 		}
 		return
@@ -68,6 +68,11 @@ func (p *pbxPhone) requestFromPBX(peer hop, m *sipmsg.Message) {
 	if p.ended {
 		p.count("sip.refused.session_over")
 		p.edge.refuse(s, 480, "Office Not Connected")
+		return
+	}
+	if tags, has := unknownExtensions(m); has {
+		p.count("sip.refused.unknown_extension")
+		p.edge.refuse(s, 420, "Bad Extension", "Unsupported", tags)
 		return
 	}
 	uri, ok := p.phoneURI(p.legs.find(m, down), m)

@@ -14,7 +14,7 @@ func (p *pbxPhone) fromTunnel(b []byte) {
 	m := &p.msg
 	if err := m.Parse(b); err != nil {
 		p.count("sip.refused.malformed")
-		if res := badRequest(m, err); res != nil {
+		if res := badRequest(m, err, netip.AddrPort{}); res != nil {
 			p.toTunnel(res)
 		}
 		return

@@ -115,6 +115,16 @@ func (s *stream) flush() {
 	}
 }
 
+// refuse answers a request that cannot be cut out of the stream.
+func (s *stream) refuse(fe *sipmsg.FrameError) {
+	var m sipmsg.Message
+	_ = m.Parse(fe.Head) // what can be read of it will do
+	answer := &sipmsg.ParseError{Code: fe.Code, Reason: fe.Reason}
+	if res := badRequest(&m, answer, addrPort(s.conn.RemoteAddr())); res != nil {
+		s.send(res)
+	}
+}
+
 // receive hands every message of the connection to deliver, until it ends or
 // cannot be read on. hello is how long the peer has for its first message.
 func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
@@ -133,6 +143,7 @@ func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
 			var fe *sipmsg.FrameError
 			if errors.As(err, &fe) {
 				s.counters.Counter("sip.dropped.unframed").Inc()
+				s.refuse(fe)
 				if !fe.Fatal {
 					continue
 				}

@@ -296,6 +296,9 @@ func (e *edge) refuseFor(s *serverTx, no *refusal) { e.refuse(s, no.status, no.r
 // because it acknowledges a response other than 2xx; else it is to be
 // forwarded, RFC 3261 section 13.2.2.4.
 func (e *edge) ack(m *sipmsg.Message) bool {
+	if bytes.HasPrefix(m.ToTag(), []byte(statelessTag)) {
+		return true
+	}
 	if s := e.servers[requestKey(m)]; s != nil && s.status >= 300 {
 		s.resend.stop()
 		e.arm(&s.end, t4, func() { e.dropServer(s) }) // timer I

@@ -237,7 +237,7 @@ func bodyLength(head []byte) (n int, fault *FrameError) {
 		n = int(v)
 	}
 	if n < 0 && typed {
-		return 0, &FrameError{Reason: "a body without Content-Length", Code: 411}
+		return 0, &FrameError{Reason: "a body without Content-Length", Code: 400}
 	}
 	return n, nil
 }

@@ -7,20 +7,7 @@ import "regexp"
 var notYet = []struct {
 	names  *regexp.Regexp
 	reason string
-}{
-	{regexp.MustCompile(`^(UDP/rfc4475/(baddn|clerr|mcl01|ncl)|(UDP|TCP)/rfc4475/(badvers|ltgtruri|lwsruri|lwsstart|mismatch01|mismatch02|multi01|quotbal|scalar02))\.dat/up$|^UDP/sip-phones/npm-(invite|siprec|options).*/up$`),
-		"the answer to a malformed request lacks received and the port in rport (RFC 3261 section 18.2.1, RFC 3581 section 4)"},
-	{regexp.MustCompile(`^(UDP/rfc4475/(clerr|ncl)\.dat/up|(UDP|TCP)/rfc4475/((clerr|ncl)\.dat/down|multi01\.dat/(up|down))|UDP/sip-phones/npm-(invite|siprec).*/up|(UDP|TCP)/sip-phones/npm-(invite|siprec).*/down)$`),
-		"the ACK of a malformed INVITE that was refused goes on to the other side (RFC 3261 section 17.1.1.3: it is hop by hop)"},
-	{regexp.MustCompile(`/rfc4475/bext01\.dat/`),
-		"Proxy-Require is not answered with 420 (RFC 3261 section 16.3 item 5)"},
-	{regexp.MustCompile(`^TCP/rfc4475/(inv2543|mcl01|ncl)\.dat/up$`),
-		"what cannot be cut out of a stream is not answered with 400 before the connection ends"},
-	{regexp.MustCompile(`^(UDP|TCP)/(rfc4475/(cparam01|dblreq)\.dat/up|odd/bare-contact)$`),
-		"a Contact without brackets comes back with brackets in the 2xx to REGISTER"},
-	{regexp.MustCompile(`^(UDP|TCP)/(rfc4475/(regbadct|regescrt)\.dat/up|odd/contact-headers)$`),
-		"headers in the URI of a Contact vanish; the table does not say so"},
-}
+}{}
 
 // verdict says what becomes of a message of a corpus. Without a code it comes
 // out with the edits of the table.
