@@ -8,8 +8,9 @@
 // gives a phone its own SIP socket beside the PBX, [Client.Media] a pair of
 // sockets for RTP and RTCP there. Both are [net.PacketConn]s whose LocalAddr is
 // the address beside the PBX: a phone that puts them into its Contact and its
-// SDP needs no knowledge of the tunnel and no rewriting. [New] instead of Dial
-// connects in the background, for programs that have to start without a
+// SDP needs no knowledge of the tunnel and no rewriting. Its SDP names these
+// addresses only: what offers others, ICE candidates among them, is answered
+// 488. [New] instead of Dial connects in the background, for programs that have to start without a
 // network.
 //
 // A Client connects again by itself, for ever, and its session outlives its
