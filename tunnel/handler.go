@@ -139,6 +139,10 @@ func (h handler) Media(channel uint32, rtcp bool, packet []byte) {
 	if m == nil {
 		return
 	}
+	if deliver := m.deliver.Load(); deliver != nil {
+		(*deliver)(rtcp, packet)
+		return
+	}
 	conn := &m.rtp
 	if rtcp {
 		conn = &m.rtcp

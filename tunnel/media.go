@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
@@ -29,6 +30,7 @@ type Media struct {
 	dropped   *counter.Counter
 	ready     chan struct{} // closed by the answer
 	rtp, rtcp mediaConn
+	deliver   atomic.Pointer[func(rtcp bool, packet []byte)]
 
 	once sync.Once
 }
@@ -163,6 +165,13 @@ func (m *Media) RTP() net.PacketConn { return &m.rtp }
 
 // RTCP returns the RTCP socket, one port above that of RTP.
 func (m *Media) RTCP() net.PacketConn { return &m.rtcp }
+
+// Deliver has f called with every packet that comes from the PBX from now on, in
+// place of it being kept for ReadFrom: for who passes packets on and has no
+// goroutine to spare for each socket. The packet is valid during the call only.
+// f must not block: all media of the tunnel waits for it. It may be called, and be
+// running, for a moment after Close.
+func (m *Media) Deliver(f func(rtcp bool, packet []byte)) { m.deliver.Store(&f) }
 
 // Close gives the sockets back.
 func (m *Media) Close() error {

@@ -229,6 +229,21 @@ func TestClient(t *testing.T) {
 	if got := exchange(t, media.RTCP(), "rtcp"); got != "(rtcp)" {
 		t.Errorf("RTCP: %q", got)
 	}
+	delivered := make(chan string, 1)
+	media.Deliver(func(rtcp bool, packet []byte) { delivered <- fmt.Sprint(rtcp, string(packet)) })
+	for rtcp, conn := range map[bool]net.PacketConn{false: media.RTP(), true: media.RTCP()} {
+		if _, err := conn.WriteTo([]byte("x"), nil); err != nil {
+			t.Error(err)
+		}
+		select {
+		case got := <-delivered:
+			if want := fmt.Sprint(rtcp, "(x)"); got != want {
+				t.Errorf("delivered %q, want %q", got, want)
+			}
+		case <-s.ctx().Done():
+			t.Fatal("nothing was delivered")
+		}
+	}
 	if st := c.Status(); !st.Up || st.Phones != 1 || st.Media != 1 || st.Connects != 1 || st.PBX != "127.0.0.1:5060" || st.BytesIn == 0 || st.Remote != s.addr {
 		t.Errorf("%+v", st)
 	}

@@ -87,14 +87,19 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	r := &mediaRelay{Relay: relay.Start(relay.Config{
+	r := &mediaRelay{}
+	r.Relay, err = relay.Start(relay.Config{
 		Pair:   pair,
+		Poller: d.poller,
 		Accept: relay.PBXPolicy(d.pbx.Is, d.pbx.IsLocal),
 		Sink: func(c relay.Component, packet []byte) {
 			o.session.SendMedia(channel, c == relay.RTCP, packet)
 		},
 		Counters: &d.counters,
-	})}
+	})
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
 	r.end = d.ledger.Open(func() admin.Relay {
 		figures := admin.RelayOf(r.Relay.Stats())
 		figures.Session, figures.PBXAddress = o.session.ID(), r.LocalAddr().String()

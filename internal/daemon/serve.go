@@ -64,6 +64,7 @@ type daemon struct {
 	pbx        *pbx
 	phonePorts *sipfwd.PhonePorts
 	mediaPorts *relay.Ports
+	poller     *relay.Poller
 	server     *mux.Server
 
 	mu      sync.Mutex
@@ -147,6 +148,10 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	if err != nil {
 		return config.ListenError(err, "--media-ports", net.JoinHostPort(d.place.mediaAddress.String(), d.settings.MediaPorts.String())+"/udp")
 	}
+	if d.poller, err = relay.NewPoller(relay.PollerConfig{}); err != nil {
+		return err
+	}
+	d.OnStop(func() { _ = d.poller.Close() })
 	return nil
 }
 

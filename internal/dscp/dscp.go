@@ -17,5 +17,5 @@ const (
 // socket. Where the mark is refused packets go out unmarked: that is no reason
 // to fail.
 func (c Class) Control(network, _ string, raw syscall.RawConn) error {
-	return raw.Control(func(fd uintptr) { c.mark(fd, network) })
+	return raw.Control(func(fd uintptr) { c.Mark(fd, network) })
 }

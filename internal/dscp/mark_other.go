@@ -2,4 +2,5 @@
 
 package dscp
 
-func (c Class) mark(uintptr, string) {}
+// Mark does nothing here.
+func (c Class) Mark(uintptr, string) {}

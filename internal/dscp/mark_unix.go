@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (c Class) mark(fd uintptr, network string) {
+// Mark marks the socket fd of a network like "udp4", as Control does.
+func (c Class) Mark(fd uintptr, network string) {
 	if strings.HasSuffix(network, "6") {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int(c))
 	}

@@ -26,6 +26,7 @@ const (
 type media interface {
 	RTP() net.PacketConn
 	RTCP() net.PacketConn
+	Deliver(func(rtcp bool, packet []byte))
 	Close() error
 }
 
@@ -144,6 +145,7 @@ func (p *pool) discard() {
 type bridges struct {
 	pool     *pool
 	ports    *relay.Ports
+	poller   *relay.Poller
 	networks []netip.Prefix
 	counters *counter.Set
 	ledger   *admin.Ledger
@@ -160,7 +162,7 @@ func (b *bridges) Allocate(ctx context.Context) (sipfwd.MediaPort, error) {
 		_ = pair.Close()
 		return nil, err
 	}
-	return b.bridge(pair, m), nil
+	return b.bridge(pair, m)
 }
 
 // mediaPort joins a relay on the LAN to media in the tunnel. It is safe for concurrent use.
@@ -172,10 +174,9 @@ type mediaPort struct {
 	peer       atomic.Pointer[mediaPort] // who gets what the phone sends; nil: the tunnel
 	direct     atomic.Uint64             // RTP packets that a peer got
 	end        func() admin.Relay
-	readers    sync.WaitGroup
 }
 
-func (b *bridges) bridge(pair *relay.Pair, tunnelled media) *mediaPort {
+func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) {
 	m := &mediaPort{media: tunnelled, pbx: addrPort(tunnelled.RTP().LocalAddr())}
 	up := [2]net.PacketConn{relay.RTP: tunnelled.RTP(), relay.RTCP: tunnelled.RTCP()}
 	toPBX := [2]net.Addr{up[0].LocalAddr(), up[1].LocalAddr()} // Where it goes is tunneld's to know; WriteTo wants an address.
@@ -189,12 +190,18 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) *mediaPort {
 		}
 		_, _ = up[c].WriteTo(packet, toPBX[c]) // The tunnel counts what it drops.
 	}
-	m.relay = relay.Start(relay.Config{
+	var err error
+	m.relay, err = relay.Start(relay.Config{
 		Pair:     pair,
+		Poller:   b.poller,
 		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
 		Sink:     send,
 		Counters: b.counters,
 	})
+	if err != nil {
+		_ = tunnelled.Close()
+		return nil, err
+	}
 	m.end = b.ledger.Open(func() admin.Relay {
 		figures := admin.RelayOf(m.relay.Stats())
 		figures.LANAddress, figures.PBXAddress = m.relay.LocalAddr().String(), m.pbx.String()
@@ -204,24 +211,14 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) *mediaPort {
 		}
 		return figures
 	})
-	for c, conn := range up {
-		m.readers.Go(func() { m.read(relay.Component(c), conn) })
-	}
-	return m
-}
-
-// read carries packets of the PBX to the phone until the media is closed, by Close or by the end of its session.
-func (m *mediaPort) read(c relay.Component, conn net.PacketConn) {
-	buf := make([]byte, relay.MaxPacket)
-	for {
-		n, _, err := conn.ReadFrom(buf)
-		if err != nil {
-			return
+	tunnelled.Deliver(func(rtcp bool, packet []byte) {
+		c := relay.RTP
+		if rtcp {
+			c = relay.RTCP
 		}
-		if errors.Is(m.relay.Send(c, buf[:n]), net.ErrClosed) {
-			return
-		}
-	}
+		_ = m.relay.Send(c, packet) // The relay counts what it drops.
+	})
+	return m, nil
 }
 
 func (m *mediaPort) signallingAddr() netip.Addr {
@@ -254,9 +251,7 @@ func (m *mediaPort) Stats() sipfwd.MediaStats {
 
 func (m *mediaPort) Close() error {
 	m.end()
-	err := errors.Join(m.media.Close(), m.relay.Close())
-	m.readers.Wait()
-	return err
+	return errors.Join(m.media.Close(), m.relay.Close())
 }
 
 func addrPort(addr net.Addr) netip.AddrPort {

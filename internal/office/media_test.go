@@ -24,16 +24,46 @@ import (
 type fakeMedia struct {
 	rtp, rtcp net.PacketConn
 	closed    atomic.Bool
+	readers   sync.WaitGroup
 }
 
 func (m *fakeMedia) RTP() net.PacketConn  { return m.rtp }
 func (m *fakeMedia) RTCP() net.PacketConn { return m.rtcp }
+
+// Deliver reads until the media is closed.
+func (m *fakeMedia) Deliver(f func(rtcp bool, packet []byte)) {
+	for i, conn := range []net.PacketConn{m.rtp, m.rtcp} {
+		m.readers.Go(func() {
+			buf := make([]byte, relay.MaxPacket)
+			for {
+				n, _, err := conn.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				f(i == 1, buf[:n])
+			}
+		})
+	}
+}
+
 func (m *fakeMedia) Close() error {
 	m.closed.Store(true)
 	if m.rtp == nil {
 		return nil
 	}
-	return errors.Join(m.rtp.Close(), m.rtcp.Close())
+	err := errors.Join(m.rtp.Close(), m.rtcp.Close())
+	m.readers.Wait()
+	return err
+}
+
+func newPoller(t *testing.T) *relay.Poller {
+	t.Helper()
+	p, err := relay.NewPoller(relay.PollerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
 }
 
 // deadConn is the socket of media whose session may be over.
@@ -201,7 +231,7 @@ func TestBridge(t *testing.T) {
 	var counters counter.Set
 	b := &bridges{
 		pool:  newPool(func(context.Context) (media, error) { return ahead, nil }, zap.NewNop()),
-		ports: ports, counters: &counters, ledger: &ledger,
+		ports: ports, poller: newPoller(t), counters: &counters, ledger: &ledger,
 	}
 	port, err := b.Allocate(t.Context())
 	if err != nil {
@@ -260,7 +290,7 @@ func TestJoinedPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ledger admin.Ledger
-	b := &bridges{ports: ports, counters: new(counter.Set), ledger: &ledger}
+	b := &bridges{ports: ports, poller: newPoller(t), counters: new(counter.Set), ledger: &ledger}
 	type side struct {
 		phone, tunnel, pbx [2]socket
 		port               *mediaPort
@@ -276,7 +306,10 @@ func TestJoinedPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.port = b.bridge(pair, &fakeMedia{rtp: redirected{s.tunnel[0].UDPConn, s.pbx[0].addr()}, rtcp: redirected{s.tunnel[1].UDPConn, s.pbx[1].addr()}})
+		s.port, err = b.bridge(pair, &fakeMedia{rtp: redirected{s.tunnel[0].UDPConn, s.pbx[0].addr()}, rtcp: redirected{s.tunnel[1].UDPConn, s.pbx[1].addr()}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		s.port.SetPhone(s.phone[0].addr(), s.phone[1].addr(), s.phone[0].addr().Addr())
 		lan := s.port.LAN()
 		s.lan = [2]netip.AddrPort{lan, netip.AddrPortFrom(lan.Addr(), lan.Port()+1)}

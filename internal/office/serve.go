@@ -87,7 +87,12 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 	if err != nil {
 		return err
 	}
-	if err := p.openTunnel(office, ports); err != nil {
+	poller, err := relay.NewPoller(relay.PollerConfig{})
+	if err != nil {
+		return err
+	}
+	p.OnStop(func() { _ = poller.Close() })
+	if err := p.openTunnel(office, ports, poller); err != nil {
 		return err
 	}
 	if err := p.openControl(dir); err != nil {
@@ -98,7 +103,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 }
 
 // openTunnel makes the client, which starts to connect, and what works on it.
-func (p *proxy) openTunnel(office string, ports *relay.Ports) error {
+func (p *proxy) openTunnel(office string, ports *relay.Ports, poller *relay.Poller) error {
 	dial := p.access.link.Config()
 	dial.Software = software()
 	p.events = events{proxy: p, ready: make(chan struct{})}
@@ -108,7 +113,7 @@ func (p *proxy) openTunnel(office string, ports *relay.Ports) error {
 		return &config.Error{Code: config.ExitConfig, Problem: "server", Err: err}
 	}
 	p.pool = newPool(p.allocate, p.log)
-	calls := &bridges{pool: p.pool, ports: ports, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
+	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
 		Office:     office + ":",
 		LANAddress: p.place.lan,

@@ -19,18 +19,13 @@ type rig struct {
 
 func newRig(tb testing.TB) *rig {
 	tb.Helper()
-	pair, err := freePorts(tb, loopback4, 2, time.Now).Open()
-	if err != nil {
-		tb.Fatal(err)
-	}
 	g := &rig{
 		phone:  newPeer(tb, "127.0.0.1"),
 		packet: rtpPacket(tb, rtp.Header{SSRC: 1}, make([]byte, 160)...),
 		answer: make([]byte, 2048),
 	}
 	started := make(chan struct{})
-	g.relay = Start(Config{
-		Pair:   pair,
+	g.relay = startRelay(tb, Config{
 		Accept: LANPolicy(nil),
 		Sink: func(c Component, packet []byte) {
 			<-started
@@ -38,7 +33,6 @@ func newRig(tb testing.TB) *rig {
 		},
 	})
 	close(started)
-	tb.Cleanup(func() { _ = g.relay.Close() })
 	g.relay.SetRemote(g.phone.addr(), netip.AddrPort{})
 	return g
 }
@@ -100,12 +94,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 // BenchmarkIn is packets from the peer to the Sink as fast as they can be sent;
 // those that the socket's buffer has no room for are reported.
 func BenchmarkIn(b *testing.B) {
-	pair, err := freePorts(b, loopback4, 2, time.Now).Open()
-	if err != nil {
-		b.Fatal(err)
-	}
-	r := Start(Config{Pair: pair, Accept: LANPolicy(nil)})
-	defer r.Close()
+	r := startRelay(b, Config{Accept: LANPolicy(nil)})
 	phone := newPeer(b, "127.0.0.1")
 	r.SetRemote(phone.addr(), netip.AddrPort{})
 	packet := rtpPacket(b, rtp.Header{SSRC: 1}, make([]byte, 160)...)

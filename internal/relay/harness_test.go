@@ -20,6 +20,41 @@ type taken struct {
 	packet string
 }
 
+// newPoller returns a Poller that is closed after the Relays that the test makes
+// from now on.
+func newPoller(t testing.TB, config PollerConfig) *Poller {
+	t.Helper()
+	p, err := NewPoller(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Errorf("Poller.Close: %v", err)
+		}
+	})
+	return p
+}
+
+// startRelay starts a Relay on two free ports, with a Poller of its own.
+func startRelay(t testing.TB, config Config) *Relay {
+	t.Helper()
+	config.Poller = newPoller(t, PollerConfig{})
+	if config.Pair == nil {
+		pair, err := freePorts(t, loopback4, 2, time.Now).Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Pair = pair
+	}
+	r, err := Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
 // A testRelay is a relay whose Sink is a Go channel and whose clock is at hand.
 type testRelay struct {
 	*Relay
@@ -36,12 +71,16 @@ func newTestRelay(t testing.TB, addr netip.Addr, accept Policy) *testRelay {
 		t.Fatal(err)
 	}
 	r := &testRelay{t: t, sunk: make(chan taken, 1000)}
-	r.Relay = start(Config{
+	r.Relay, err = start(Config{
 		Pair:     pair,
+		Poller:   newPoller(t, PollerConfig{}),
 		Accept:   accept,
 		Sink:     func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} },
 		Counters: &r.counters,
 	}, time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) })
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Errorf("Close: %v", err)
@@ -98,7 +137,7 @@ func newPeer(t testing.TB, addr string) *peer {
 	return &peer{conn, t}
 }
 
-func (p *peer) addr() netip.AddrPort { return localAddr(p.UDPConn) }
+func (p *peer) addr() netip.AddrPort { return unmap(p.LocalAddr().(*net.UDPAddr).AddrPort()) }
 
 func (p *peer) send(to netip.AddrPort, packet string) {
 	p.t.Helper()

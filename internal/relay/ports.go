@@ -1,16 +1,12 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
 // Quarantine is how long a pair of ports rests after use. The peer of the last
@@ -119,33 +115,16 @@ func (p *Ports) giveBack(i int, rest time.Duration) {
 
 func (p *Ports) bind(i int) (*Pair, error) {
 	port := p.first + 2*uint16(i)
-	rtp, err := listen(netip.AddrPortFrom(p.addr, port))
-	if err != nil {
-		return nil, err
+	pair := &Pair{ports: p, index: i}
+	for c := range pair.sockets {
+		if err := pair.sockets[c].open(netip.AddrPortFrom(p.addr, port+uint16(c))); err != nil {
+			for _, opened := range pair.sockets[:c] {
+				_ = opened.close()
+			}
+			return nil, err
+		}
 	}
-	rtcp, err := listen(netip.AddrPortFrom(p.addr, port+1))
-	if err != nil {
-		_ = rtp.Close()
-		return nil, err
-	}
-	return &Pair{RTP: rtp, RTCP: rtcp, ports: p, index: i}, nil
-}
-
-func listen(addr netip.AddrPort) (*net.UDPConn, error) {
-	network := "udp6"
-	if addr.Addr().Is4() {
-		network = "udp4"
-	}
-	config := net.ListenConfig{Control: dscp.Media.Control}
-	conn, err := config.ListenPacket(context.Background(), network, addr.String())
-	if err != nil {
-		return nil, err
-	}
-	udp := conn.(*net.UDPConn)
-	// A system that refuses these sizes has sizes of its own, which will do.
-	_ = udp.SetReadBuffer(receiveBuffer)
-	_ = udp.SetWriteBuffer(sendBuffer)
-	return udp, nil
+	return pair, nil
 }
 
 // Usage says how many pairs are open, how many rest in quarantine, and how many
@@ -168,33 +147,24 @@ func (p *Ports) Usage() (open, resting, total int) {
 // A Pair is two bound sockets, RTP's and RTCP's. It belongs to whoever opened it
 // until it is given to a Relay.
 type Pair struct {
-	RTP, RTCP *net.UDPConn
+	sockets [components]socket
 
-	ports *Ports // nil: the sockets are from elsewhere
+	ports *Ports
 	index int
 	once  sync.Once
 	err   error
 }
 
 // Addr returns the address of the RTP port. RTCP's is one port higher.
-func (p *Pair) Addr() netip.AddrPort {
-	return localAddr(p.RTP)
-}
+func (p *Pair) Addr() netip.AddrPort { return p.sockets[RTP].addr }
 
 // Close closes both sockets and sends the ports into quarantine. It can be
 // called more than once and from several goroutines; all of them get the result
 // of the first.
 func (p *Pair) Close() error {
 	p.once.Do(func() {
-		p.err = errors.Join(p.RTP.Close(), p.RTCP.Close())
-		if p.ports != nil {
-			p.ports.giveBack(p.index, Quarantine)
-		}
+		p.err = errors.Join(p.sockets[RTP].close(), p.sockets[RTCP].close())
+		p.ports.giveBack(p.index, Quarantine)
 	})
 	return p.err
-}
-
-func localAddr(conn *net.UDPConn) netip.AddrPort {
-	a := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }

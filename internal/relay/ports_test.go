@@ -127,7 +127,7 @@ func TestPairIsEvenAndOdd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pair.Close()
-	rtp, rtcp := pair.Addr(), localAddr(pair.RTCP)
+	rtp, rtcp := pair.Addr(), pair.sockets[RTCP].addr
 	if rtp.Addr() != loopback4 || rtp.Port()%2 != 0 {
 		t.Errorf("RTP is at %v, want an even port of %v", rtp, loopback4)
 	}
@@ -206,8 +206,9 @@ func TestPortsPassOverTakenOnes(t *testing.T) {
 		if _, err := p.Open(); !errors.Is(err, ErrNoPorts) {
 			t.Errorf("Open() with all ports taken: %v", err)
 		}
-		_ = pair.RTP.Close()
-		_ = pair.RTCP.Close()
+		if err := pair.Close(); err != nil {
+			t.Error(err)
+		}
 		p.giveBack(pair.index, 0)
 	}
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -53,13 +54,17 @@ type Config struct {
 	// Pair is the sockets. The Relay owns them from Start on and closes them.
 	Pair *Pair
 
+	// Poller reads the sockets. It may serve many Relays and must be closed
+	// after them.
+	Poller *Poller
+
 	// Accept says which sources may be the peer's; see the package's text. Nil
 	// accepts the signalled address and port alone.
 	Accept Policy
 
 	// Sink is given every packet that is taken in. The packet is valid during
-	// the call only. Sink is called by one goroutine per component, must not
-	// block, and must not call Close. Nil discards.
+	// the call only. Sink is called by the Poller, must not block, and must not
+	// call Close. Nil discards.
 	Sink func(c Component, packet []byte)
 
 	// Counters counts what is dropped, as media.dropped.REASON. It may be nil.
@@ -69,56 +74,66 @@ type Config struct {
 // A Relay joins one peer's media ports to a Sink and to Send. Its methods are
 // safe for concurrent use.
 type Relay struct {
-	pair  *Pair
-	local netip.AddrPort
-	sink  func(Component, []byte)
-	began time.Time
-	now   func() time.Duration // since began
+	pair   *Pair
+	poller *Poller
+	local  netip.AddrPort
+	sink   func(Component, []byte)
+	began  time.Time
+	now    func() time.Duration // since began
 
-	halves  [components]half
-	drops   dropCounter
-	lastIn  atomic.Int64 // time.Duration since began, plus 1; 0: never
-	readers sync.WaitGroup
+	halves [components]half
+	drops  dropCounter
+	lastIn atomic.Int64 // time.Duration since began, plus 1; 0: never
+	closed sync.Once
+	err    error // of Close
 }
 
 // A half is what a relay has for one component.
 type half struct {
-	conn   *net.UDPConn
-	sender sender
+	relay     *Relay
+	component Component
+	slot      int32 // the Poller's; negative: none
+	failures  int   // in a row; the Poller's
 
-	mu    sync.Mutex // guards what follows
-	latch latch
-	in    meter
-	out   meter
+	mu     sync.Mutex // guards what follows
+	socket *socket
+	latch  latch
+	in     meter
+	out    meter
 }
 
 // Start begins to relay. As long as SetRemote has named no address, all packets
-// are dropped.
-func Start(config Config) *Relay {
+// are dropped. On an error the Pair is closed.
+func Start(config Config) (*Relay, error) {
 	began := time.Now()
 	return start(config, began, func() time.Duration { return time.Since(began) })
 }
 
-func start(config Config, began time.Time, now func() time.Duration) *Relay {
+func start(config Config, began time.Time, now func() time.Duration) (*Relay, error) {
 	r := &Relay{
-		pair:  config.Pair,
-		local: config.Pair.Addr(),
-		sink:  config.Sink,
-		began: began,
-		now:   now,
+		pair:   config.Pair,
+		poller: config.Poller,
+		local:  config.Pair.Addr(),
+		sink:   config.Sink,
+		began:  began,
+		now:    now,
 	}
 	if r.sink == nil {
 		r.sink = func(Component, []byte) {}
 	}
 	r.drops.init(config.Counters)
-	for c, conn := range [components]*net.UDPConn{RTP: config.Pair.RTP, RTCP: config.Pair.RTCP} {
+	for c := range r.halves {
 		h := &r.halves[c]
-		h.conn = conn
+		h.relay, h.component, h.socket = r, Component(c), &config.Pair.sockets[c]
 		h.latch.accept = config.Accept
-		h.sender.init(conn)
-		r.readers.Go(func() { r.read(Component(c), h) })
+		h.slot = -1
 	}
-	return r
+	for c := range r.halves {
+		if err := r.poller.add(&r.halves[c]); err != nil {
+			return nil, errors.Join(fmt.Errorf("media socket: %w", err), r.Close())
+		}
+	}
+	return r, nil
 }
 
 // LocalAddr returns the address of the RTP port. RTCP's is one port higher.
@@ -160,26 +175,27 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		h.out.measure(packet, at)
 	}
 	to, v := h.latch.target()
+	var err error
+	if v == pass {
+		if err = h.socket.send(packet, to); err == nil {
+			h.out.pass(packet)
+		}
+	}
 	h.mu.Unlock()
-	if v != pass {
+	switch {
+	case v != pass:
 		r.drops.count(v)
 		return nil
-	}
-	switch err := h.sender.send(packet, to); {
 	case err == nil:
+		return nil
 	case errors.Is(err, net.ErrClosed):
 		return net.ErrClosed
 	case errors.Is(err, ErrQueueFull):
 		r.drops.count(dropQueueFull)
-		return err
 	default:
 		r.drops.count(dropSendFailed)
-		return err
 	}
-	h.mu.Lock()
-	h.out.pass(packet)
-	h.mu.Unlock()
-	return nil
+	return err
 }
 
 // Stats returns what was counted up to now.
@@ -206,50 +222,57 @@ func (r *Relay) Stats() Stats {
 // Close closes the ports, which go into quarantine, and waits until the Sink is
 // called no more. It can be called more than once.
 func (r *Relay) Close() error {
-	err := r.pair.Close()
-	r.readers.Wait()
-	return err
+	r.closed.Do(func() {
+		rtp, rtcp := &r.halves[RTP], &r.halves[RTCP]
+		r.poller.remove(rtp)
+		r.poller.remove(rtcp)
+		rtp.mu.Lock()
+		defer rtp.mu.Unlock()
+		rtcp.mu.Lock()
+		defer rtcp.mu.Unlock()
+		r.err = r.pair.Close()
+	})
+	return r.err
 }
 
-// read takes packets in until the socket is closed.
-func (r *Relay) read(c Component, h *half) {
-	// One byte more than a packet may have shows the ones that have more.
-	buf := make([]byte, MaxPacket+1)
-	failures := 0
-	for failures < maxReadErrors {
-		n, src, err := h.conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			failures++
-			r.drops.count(readFailed)
-			continue
-		}
-		failures = 0
-		if v := r.take(c, h, buf[:n], unmap(src)); v != pass {
-			r.drops.count(v)
-			continue
-		}
-		r.sink(c, buf[:n])
+// received is told what the socket gave, or admit's verdict about it. It says
+// false when the socket has failed too often in a row to be asked again.
+func (h *half) received(packet []byte, v verdict, err error) bool {
+	r := h.relay
+	switch {
+	case err == nil:
+		h.failures = 0
+	case errors.Is(err, errWouldBlock):
+		return true
+	case errors.Is(err, net.ErrClosed):
+		return false
+	default:
+		h.failures++
+		r.drops.count(readFailed)
+		return h.failures < maxReadErrors
 	}
+	if v != pass {
+		r.drops.count(v)
+		return true
+	}
+	r.sink(h.component, packet)
+	return true
 }
 
-// take decides about a packet and measures it if it passes.
-func (r *Relay) take(c Component, h *half, packet []byte, src netip.AddrPort) verdict {
+// admit decides about a packet and measures it if it passes. It is called with
+// mu held.
+func (h *half) admit(packet []byte, src netip.AddrPort) verdict {
 	if len(packet) == 0 || len(packet) > MaxPacket {
 		return dropSize
 	}
-	at := r.now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	at := h.relay.now()
 	if v := h.latch.admit(src, at); v != pass {
 		return v
 	}
 	h.in.pass(packet)
-	if c == RTP {
+	if h.component == RTP {
 		h.in.measure(packet, at)
 	}
-	r.lastIn.Store(int64(at) + 1)
+	h.relay.lastIn.Store(int64(at) + 1)
 	return pass
 }

@@ -359,7 +359,7 @@ func TestRelayGivesItsPortsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Start(Config{Pair: pair})
+	r := startRelay(t, Config{Pair: pair})
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -369,12 +369,7 @@ func TestRelayGivesItsPortsBack(t *testing.T) {
 }
 
 func TestRelayWithoutSinkAndPolicy(t *testing.T) {
-	pair, err := freePorts(t, loopback4, 2, time.Now).Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := Start(Config{Pair: pair})
-	defer r.Close()
+	r := startRelay(t, Config{})
 	phone := newPeer(t, "127.0.0.1")
 	r.SetRemote(phone.addr(), netip.AddrPort{})
 	phone.send(r.LocalAddr(), "voice")
@@ -390,14 +385,9 @@ func TestRelayWithoutSinkAndPolicy(t *testing.T) {
 // TestRelayConcurrently uses everything at once, for the race detector, and
 // closes in the middle.
 func TestRelayConcurrently(t *testing.T) {
-	pair, err := freePorts(t, loopback4, 2, time.Now).Open()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var in atomic.Uint64
 	enough := make(chan struct{})
-	r := Start(Config{
-		Pair:   pair,
+	r := startRelay(t, Config{
 		Accept: sameIP,
 		Sink: func(Component, []byte) {
 			if in.Add(1) == 500 {

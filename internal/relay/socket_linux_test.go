@@ -2,7 +2,6 @@ package relay
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -31,19 +30,13 @@ func TestSocketsAreMarkedExpedited(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer pair.Close()
-			for _, conn := range []*net.UDPConn{pair.RTP, pair.RTCP} {
-				raw, err := conn.SyscallConn()
+			for _, s := range pair.sockets {
+				got, err := unix.GetsockoptInt(s.fd, test.level, test.option)
 				if err != nil {
 					t.Fatal(err)
 				}
-				var got int
-				if cerr := raw.Control(func(fd uintptr) {
-					got, err = unix.GetsockoptInt(int(fd), test.level, test.option)
-				}); cerr != nil || err != nil {
-					t.Fatal(cerr, err)
-				}
 				if got>>2 != 46 {
-					t.Errorf("DSCP of %v = %d, want 46", conn.LocalAddr(), got>>2)
+					t.Errorf("DSCP of %v = %d, want 46", s.addr, got>>2)
 				}
 			}
 		})
@@ -83,8 +76,7 @@ func TestSendNeverWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Start(Config{Pair: pair})
-	defer r.Close()
+	r := startRelay(t, Config{Pair: pair})
 	r.SetRemote(ap("10.99.0.2:4000"), netip.AddrPort{})
 
 	const packets = 500
