@@ -25,6 +25,20 @@
 //	phones and trunk beside the PBX: baresip, SIPp; a namespace each
 //	172.20.0.101 and up
 //
+// Tests of several offices add a second one, with a tunnelproxy and a credential of its own (Lab.Branch):
+//
+//	phones                                     tunnelproxy
+//	192.168.78.101 and up                      192.168.78.10   "office2"
+//	       |                                        |
+//	======= lan2 ==================+=========================
+//	                               |
+//	                               | 192.168.78.1
+//	                             "nat2"   masquerades
+//	                               | 192.0.2.2
+//	                               |
+//	                               | 192.0.2.1
+//	                             "wan"    its third link, searched like the others
+//
 // A test proves what it says by what was heard (recordings of the phones, tones measured) and by what was on the wire (tcpdump
 // on the links), not by logs of the programs under test. TestPeersDirect* run the peers without the tunnel: when one of those
 // fails the rig is at fault, and nothing else here means anything.

@@ -123,7 +123,13 @@ func (l *Lab) wire() {
 	for _, router := range []*Host{nat, wan, pbx} {
 		router.sysctl("net/ipv4/ip_forward", "1")
 	}
-	nat.NFT(`table ip nat {
+	nat.masquerade()
+}
+
+// masquerade has a router hide what is behind it from its wan0.
+func (h *Host) masquerade() {
+	h.lab.t.Helper()
+	h.NFT(`table ip nat {
 		chain postrouting {
 			type nat hook postrouting priority srcnat
 			oifname "wan0" masquerade
