@@ -13,7 +13,7 @@ func PhonesOf(session string, infos []sipfwd.PhoneInfo) []Phone {
 	for _, p := range infos {
 		phones = append(phones, Phone{
 			Session: session, Key: p.Key, AOR: p.AOR, Contact: p.Contact, Source: p.Source,
-			Port: p.Port, UserAgent: p.UserAgent, Expires: p.Expires,
+			Port: p.Port, Address: p.Address, UserAgent: p.UserAgent, Expires: p.Expires,
 		})
 	}
 	return phones

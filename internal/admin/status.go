@@ -20,8 +20,9 @@ type Phone struct {
 	Key       string    `json:"key"`               // the same on both sides of the tunnel
 	AOR       string    `json:"aor,omitempty"`
 	Contact   string    `json:"contact,omitempty"`
-	Source    string    `json:"source,omitempty"` // of tunnelproxy: where the phone is in its LAN
-	Port      uint16    `json:"port,omitempty"`   // the PBX-side port of the phone
+	Source    string    `json:"source,omitempty"`  // of tunnelproxy: where the phone is in its LAN
+	Port      uint16    `json:"port,omitempty"`    // the PBX-side port of the phone
+	Address   string    `json:"address,omitempty"` // of tunneld: address and port that the PBX sends to
 	UserAgent string    `json:"user_agent,omitempty"`
 	Expires   time.Time `json:"expires,omitzero"`
 }

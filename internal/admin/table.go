@@ -159,21 +159,17 @@ func (p page) table(title, none, head string, n int, row func(i int) []any) {
 }
 
 func (p page) phones(phones []Phone, now time.Time) {
-	p.table("registered phones", "none", "AOR\tSESSION\tSOURCE\tPBX-SIDE PORT\tEXPIRES\tUSER-AGENT", len(phones), func(i int) []any {
+	p.table("registered phones", "none", "AOR\tSESSION\tSOURCE\tPBX SENDS TO\tEXPIRES\tUSER-AGENT", len(phones), func(i int) []any {
 		e := phones[i]
 		name := e.AOR
 		if name == "" {
 			name = e.Key
 		}
-		port := ""
-		if e.Port != 0 {
-			port = fmt.Sprint(e.Port)
-		}
 		expires := ""
 		if !e.Expires.IsZero() {
 			expires = ago(e.Expires, now)
 		}
-		return []any{name, e.Session, e.Source, port, expires, e.UserAgent}
+		return []any{name, e.Session, e.Source, e.Address, expires, e.UserAgent}
 	})
 }
 

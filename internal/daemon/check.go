@@ -61,4 +61,7 @@ func checkPorts(list *config.Checklist, s *settings, p *place) {
 	}
 	list.Ports("media ports", "--media-ports", p.mediaAddress, s.MediaPorts, 2)
 	list.Ports("phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts, 1)
+	if !s.PhoneSources.shared() {
+		list.OK("phone sources", "one of %v for each %s", s.SourceNetwork, s.PhoneSources)
+	}
 }

@@ -137,6 +137,7 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	var err error
 	d.phonePorts, err = sipfwd.OpenPhonePorts(sipfwd.PhonePortsConfig{
 		Addr: d.place.phoneAddress, Low: d.settings.PhonePorts.Low, High: d.settings.PhonePorts.High,
+		Sources: sipfwd.Sources(d.settings.PhoneSources), SourceNetwork: d.settings.SourceNetwork.Prefix,
 		StateFile: dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
 		Transport: d.place.way.transport.String(), ClientTLS: d.place.way.trust, ServerTLS: d.serverTLS(certificate),
 	})

@@ -26,6 +26,8 @@ type settings struct {
 	MediaAddress   config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route."`
 	MediaPorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
 	PhonePorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
+	PhoneSources   phoneSources     `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
+	SourceNetwork  config.Network   `name:"phone-source-network" setting:"" placeholder:"CIDR" default:"127.77.0.0/16" help:"Network of these addresses, for a PBX on this machine's loopback; another one must be local to this machine. Default: ${default}."`
 	LogLevel       logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
 	LogFormat      logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
@@ -89,6 +91,9 @@ func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error)
 	if p.phoneAddress, err = config.RouteSource(p.pbx.Addr()); err != nil {
 		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "no route to the PBX at " + p.pbx.String(), Err: err,
 			Remedy: "correct --pbx, or the network of this machine"}
+	}
+	if err := s.checkSources(p.phoneAddress); err != nil {
+		return nil, err
 	}
 	if p.mediaAddress, err = s.mediaAddress(p.phoneAddress); err != nil {
 		return nil, err

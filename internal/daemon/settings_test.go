@@ -130,6 +130,35 @@ func TestSurveyRefuses(t *testing.T) {
 	}
 }
 
+func TestPhoneSources(t *testing.T) {
+	for _, test := range []struct {
+		args, pbx string
+		code      config.Exit
+		text      string
+	}{
+		{"--phone-sources=shared", "192.0.2.1", config.ExitOK, ""},
+		{"--phone-sources=office", "127.0.0.1", config.ExitOK, ""},
+		{"--phone-sources=phone", "127.0.0.1", config.ExitOK, ""},
+		{"--phone-sources=office --phone-source-network=127.9.0.0/28", "127.0.0.1", config.ExitOK, ""},
+		{"--phone-sources=phone --phone-source-network=127.9.0.0/28", "127.0.0.1", config.ExitConfig, "14 addresses for the 1000 phones"},
+		{"--phone-sources=office --phone-source-network=127.9.0.1", "127.0.0.1", config.ExitConfig, "no network for phones"},
+		{"--phone-sources=office", "::1", config.ExitConfig, "other IP version"},
+		{"--phone-sources=phone", "192.0.2.1", config.ExitConfig, "not on the loopback of this machine"},
+		{"--phone-sources=office --phone-source-network=192.0.2.0/24", "127.0.0.1", config.ExitTaken, "ip route add local 192.0.2.0/24 dev lo"},
+	} {
+		s := parse(t, strings.Fields(test.args)...)
+		toPBX := netip.MustParseAddr(test.pbx)
+		err := s.checkSources(toPBX)
+		var text string
+		if e, ok := errors.AsType[*config.Error](err); ok {
+			text = e.Error() + e.Remedy
+		}
+		if config.ExitOf(err) != test.code || !strings.Contains(text, test.text) {
+			t.Errorf("%s, PBX reached from %s: %v", test.args, test.pbx, text)
+		}
+	}
+}
+
 // TestExampleConfiguration starts from the shipped file with every setting in it uncommented.
 func TestExampleConfiguration(t *testing.T) {
 	shipped, err := os.ReadFile(filepath.Join("..", "..", "deploy", "examples", "tunneld.yaml"))

@@ -64,11 +64,7 @@ func (s stream) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 }
 
 func phone(p sipfwd.PhoneInfo) []zap.Field {
-	port := zap.Skip()
-	if p.Port != 0 {
-		port = zap.Uint16("port", p.Port)
-	}
-	return []zap.Field{text("phone", p.AOR), text("contact", p.Contact), text("source", p.Source), port}
+	return []zap.Field{text("phone", p.AOR), text("contact", p.Contact), text("source", p.Source), text("address", p.Address)}
 }
 
 func call(c sipfwd.CallInfo) []zap.Field {

@@ -389,7 +389,7 @@ func appendParams(dst, params []byte) []byte {
 func (p *pbxPhone) info(b *pbxBinding) PhoneInfo {
 	return PhoneInfo{
 		Key: p.key, AOR: b.AOR, Contact: b.URI, UserAgent: b.Agent,
-		Port: p.port.addr.Port(), Expires: b.Expires,
+		Port: p.port.addr.Port(), Address: p.port.addr.String(), Expires: b.Expires,
 	}
 }
 

@@ -26,6 +26,7 @@ type PhoneInfo struct {
 	Source    string    `json:"source,omitempty"`     // LAN side: transport and address of the flow
 	UserAgent string    `json:"user_agent,omitempty"` // User-Agent header of its last REGISTER
 	Port      uint16    `json:"port,omitempty"`       // PBX side: the phone's port there
+	Address   string    `json:"address,omitempty"`    // PBX side: address and port there, what the PBX sends to
 	Expires   time.Time `json:"expires,omitzero"`     // when the binding ends unless it is refreshed
 }
 

@@ -116,7 +116,7 @@ func (port *phonePort) linkWith(addr netip.AddrPort) *stream {
 
 // runLink dials and reads the connection, and tells the phones when it is over.
 func (port *phonePort) runLink(st *stream, addr netip.AddrPort) {
-	conn, err := port.ports.dial(addr)
+	conn, err := port.dial(addr)
 	if err == nil {
 		st.attach(conn)
 		port.ports.wg.Go(st.write)
@@ -146,11 +146,12 @@ func (port *phonePort) unlink(st *stream) {
 	}
 }
 
-// dial connects to the PBX from the address that it knows us by.
-func (p *PhonePorts) dial(addr netip.AddrPort) (net.Conn, error) {
+// dial connects to the PBX from the address that it knows the phone by.
+func (port *phonePort) dial(addr netip.AddrPort) (net.Conn, error) {
+	p := port.ports
 	ctx, cancel := context.WithTimeout(p.ctx, dialWait)
 	defer cancel()
-	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.cfg.Addr, 0)), Control: dscp.Signalling.Control}
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(port.addr.Addr(), 0)), Control: dscp.Signalling.Control}
 	conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 	if err != nil || p.cfg.Transport != "TLS" {
 		return conn, err

@@ -33,6 +33,10 @@ const saveDelay = time.Second
 type PhonePortsConfig struct {
 	Addr      netip.Addr // that the PBX reaches us by
 	Low, High uint16     // range of ports, UDP and TCP, both ends included
+	// Sources "" is SharedSource: Addr is every phone's. Otherwise phones have
+	// addresses out of SourceNetwork, which this machine must be able to bind.
+	Sources       Sources
+	SourceNetwork netip.Prefix
 	// Transport of the phones' requests to the PBX, "UDP" (also for ""), "TCP"
 	// or "TLS". With TLS, ClientTLS says which PBX is trusted, and ServerTLS is
 	// for connections of the PBX to the ports.
@@ -73,6 +77,10 @@ type bookEntry struct {
 	Key        string    `json:"key"`
 	Port       uint16    `json:"port"`
 	Used       time.Time `json:"used"`
+	// Source is the phone's address, where it is not the one that all share, and
+	// SourceOf whose it is.
+	Source   netip.Addr `json:"source,omitzero"`
+	SourceOf Sources    `json:"source_of,omitempty"`
 }
 
 // OpenPhonePorts reads the state file. No port is open yet.
@@ -88,6 +96,12 @@ func OpenPhonePorts(cfg PhonePortsConfig) (*PhonePorts, error) {
 	}
 	if cfg.Transport == "" {
 		cfg.Transport = "UDP"
+	}
+	if cfg.Sources == "" {
+		cfg.Sources = SharedSource
+	}
+	if cfg.Sources != SharedSource && SourceCount(cfg.SourceNetwork) == 0 {
+		return nil, fmt.Errorf("phone source network %v: not a network with addresses for phones", cfg.SourceNetwork)
 	}
 	p := &PhonePorts{cfg: cfg, book: make(map[phoneID]*bookEntry), open: make(map[phoneID]*phonePort)}
 	if err := p.load(); err != nil {
@@ -171,9 +185,13 @@ func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (port *phonePort, past
 
 // bind finds the phone's port, or the first free one of the range.
 func (p *PhonePorts) bind(id phoneID) (sockets, error) {
+	source, err := p.source(id)
+	if err != nil {
+		return sockets{}, err
+	}
 	if e := p.book[id]; e != nil && e.Port >= p.cfg.Low && e.Port <= p.cfg.High {
-		if socks, err := p.listen(e.Port, p.cfg.Transport != "UDP"); err == nil {
-			e.Used = time.Now()
+		if socks, err := p.listen(source, e.Port, p.cfg.Transport != "UDP"); err == nil {
+			p.remember(id, source, e.Port)
 			return socks, nil
 		}
 	}
@@ -189,12 +207,12 @@ func (p *PhonePorts) bind(id phoneID) (sockets, error) {
 		if taken[uint16(n)] {
 			continue
 		}
-		if socks, err := p.listen(uint16(n), true); err == nil {
-			p.remember(id, uint16(n))
+		if socks, err := p.listen(source, uint16(n), true); err == nil {
+			p.remember(id, source, uint16(n))
 			return socks, nil
 		}
 	}
-	return p.reuse(id, own >= p.quota())
+	return p.reuse(id, source, own >= p.quota())
 }
 
 // quota is how many ports one credential can have: a stolen one must not leave
@@ -203,7 +221,7 @@ func (p *PhonePorts) quota() int { return max(1, (int(p.cfg.High)-int(p.cfg.Low)
 
 // reuse takes the port of the phone that has been away for longest, one of the
 // same credential if there is one, and only such a one if ownOnly.
-func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (sockets, error) {
+func (p *PhonePorts) reuse(id phoneID, source netip.Addr, ownOnly bool) (sockets, error) {
 	var away []*bookEntry
 	for k, e := range p.book {
 		if p.open[k] == nil && k != id && (!ownOnly || k.Credential == id.Credential) {
@@ -220,9 +238,9 @@ func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (sockets, error) {
 		return a.Used.Compare(b.Used)
 	})
 	for _, e := range away {
-		if socks, err := p.listen(e.Port, true); err == nil {
+		if socks, err := p.listen(source, e.Port, true); err == nil {
 			delete(p.book, phoneID{e.Credential, e.Key})
-			p.remember(id, e.Port)
+			p.remember(id, source, e.Port)
 			return socks, nil
 		}
 	}
@@ -235,9 +253,16 @@ func (p *PhonePorts) reuse(id phoneID, ownOnly bool) (sockets, error) {
 	return sockets{}, ErrNoPhonePort
 }
 
-func (p *PhonePorts) remember(id phoneID, port uint16) {
-	p.book[id] = &bookEntry{Credential: id.Credential, Key: id.Key, Port: port, Used: time.Now()}
-	if p.saving == nil {
+// remember notes what the phone id has, and has it written if that is new.
+func (p *PhonePorts) remember(id phoneID, source netip.Addr, port uint16) {
+	e := &bookEntry{Credential: id.Credential, Key: id.Key, Port: port, Used: time.Now()}
+	if p.cfg.Sources != SharedSource {
+		e.Source, e.SourceOf = source, p.cfg.Sources
+	}
+	was := p.book[id]
+	p.book[id] = e
+	isNew := was == nil || was.Port != e.Port || was.Source != e.Source || was.SourceOf != e.SourceOf
+	if isNew && p.saving == nil {
 		p.saving = time.AfterFunc(saveDelay, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -256,12 +281,12 @@ type sockets struct {
 
 // listen opens port for UDP and TCP. A phone that has had the port keeps it, if
 // need be, while another program has it for TCP.
-func (p *PhonePorts) listen(port uint16, both bool) (socks sockets, err error) {
+func (p *PhonePorts) listen(source netip.Addr, port uint16, both bool) (socks sockets, err error) {
 	if port < p.cfg.Low || port > p.cfg.High {
 		return socks, ErrNoPhonePort
 	}
 	lc := net.ListenConfig{Control: dscp.Signalling.Control}
-	at := netip.AddrPortFrom(p.cfg.Addr, port).String()
+	at := netip.AddrPortFrom(source, port).String()
 	udp, err := lc.ListenPacket(context.Background(), "udp", at)
 	if err != nil {
 		return socks, err

@@ -220,7 +220,7 @@ func TestPhoneKeepsAPortThatIsTakenForTCP(t *testing.T) {
 	if _, err := open(p); !errors.Is(err, ErrNoPhonePort) {
 		t.Fatalf("a new phone got a port without TCP: %v", err)
 	}
-	p.book[phoneID{"office", "phone"}] = &bookEntry{"office", "phone", n, time.Now()}
+	p.book[phoneID{"office", "phone"}] = &bookEntry{Credential: "office", Key: "phone", Port: n, Used: time.Now()}
 	port, err := open(p)
 	if err != nil || port.addr.Port() != n || port.socks.tcp != nil {
 		t.Errorf("the phone lost its port: %v", err)

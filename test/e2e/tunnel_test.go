@@ -128,9 +128,10 @@ func (tun *tunnel) endsWell(program *lab.Process) *lab.Process {
 }
 
 // startDaemon starts tunneld: nothing but the PBX's domain is configured. The first start leaves the join link in a file.
-func (tun *tunnel) startDaemon() {
+func (tun *tunnel) startDaemon(flags ...string) {
 	tun.t.Helper()
-	tun.tunneld = tun.endsWell(tun.PBX.Start("tunneld", tun.tunneldArgs("serve", "--domain", domain, "--log-level", "debug")...))
+	args := append(tun.tunneldArgs("serve", "--domain", domain, "--log-level", "debug"), flags...)
+	tun.tunneld = tun.endsWell(tun.PBX.Start("tunneld", args...))
 	lab.Eventually(tun.t, soon, "tunneld listens and has written its join link", func() bool {
 		if !tun.tunneld.Running() {
 			tun.t.Fatal("tunneld has ended")
