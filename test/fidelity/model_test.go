@@ -24,8 +24,8 @@ type path struct {
 
 // binding is a Contact of the phone, byte for byte, and as the PBX knows it.
 type binding struct {
-	own, user, known string
-	line             int
+	aor, own, user, known string
+	line                  int
 }
 
 func (p *path) lineOf(uri string) int {
@@ -430,19 +430,21 @@ func (p *path) contactDown(m *text) {
 }
 
 // register notes what the phone's REGISTER in, which the PBX got as out, binds.
+// Other addresses of record keep their bindings.
 func (p *path) register(in, out []byte) {
-	p.contacts = nil
 	m, o, err := cutBoth(in, out)
 	if err != nil {
 		return
 	}
+	aor := cutAddress(m.get("to")).uri
+	p.contacts = slices.DeleteFunc(p.contacts, func(b binding) bool { return b.aor == aor })
 	known := o.values("contact")
 	for i, v := range m.values("contact") {
 		u, ok := cutURI(cutAddress(v).uri)
 		if !ok || i >= len(known) {
 			continue
 		}
-		b := binding{own: cutAddress(v).uri, user: u.user, known: cutAddress(known[i]).uri}
+		b := binding{aor: aor, own: cutAddress(v).uri, user: u.user, known: cutAddress(known[i]).uri}
 		if k, ok := cutURI(b.known); ok {
 			if l, has := param(k.params, "st-line"); has {
 				b.line, _ = strconv.Atoi(l.value)

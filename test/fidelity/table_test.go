@@ -1,17 +1,5 @@
 package fidelity
 
-import "regexp"
-
-// notYet are the cases that do not come out as they should, by a pattern of
-// their names, with the reason. They are skipped, and the list is to be empty.
-var notYet = []struct {
-	names  *regexp.Regexp
-	reason string
-}{
-	{regexp.MustCompile(`^TCP/rfc4475/dblreq\.dat/up$`),
-		"a BYE from the PBX, after both requests went up, means another binding of the phone than the model expects: one of them is wrong"},
-}
-
 // verdict says what becomes of a message of a corpus. Without a code it comes
 // out with the edits of the table.
 type verdict struct {
