@@ -155,6 +155,18 @@ func (p *pbxPhone) registering(m *sipmsg.Message) map[string]*pbxBinding {
 	return means
 }
 
+// unreadableContact says whether the REGISTER m has a Contact that could not be
+// bound: without it the request would mean something else, a mere query at worst.
+func unreadableContact(m *sipmsg.Message) bool {
+	for it := m.Values(sipmsg.Contact); it.Next(); {
+		a := it.Addr()
+		if _, ok := sipmsg.ParseURI(a.URI); !ok && !a.Star && !isOtherScheme(a.URI) {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBinding {
 	if len(p.bindings) >= maxBindings {
 		p.count("sip.dropped.too_many_bindings")
@@ -329,6 +341,9 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pb
 		a := it.Addr()
 		if a.Star {
 			continue
+		}
+		if registering != nil && isOtherScheme(a.URI) {
+			continue // a binding of another kind (RFC 3261 section 10.2.1), which leads nobody to a SIP address
 		}
 		u, ok := sipmsg.ParseURI(a.URI)
 		if !ok {

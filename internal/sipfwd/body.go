@@ -23,6 +23,8 @@ var (
 	requestTimeout = &refusal{408, "Request Timeout", "", nil}
 	pbxUnreachable = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
 	noMediaPort    = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
+	unknownScheme  = &refusal{416, "Unsupported URI Scheme", "sip.refused.unknown_scheme", nil}
+	badContact     = &refusal{400, "Malformed Contact", "sip.refused.malformed_contact", nil}
 	longHeader     = &refusal{400, "Header Too Long", "sip.refused.long_header", nil}
 	noSuchCall     = &refusal{481, "Call Does Not Exist", "sip.refused.no_such_call", nil}
 	noSuchInvite   = &refusal{481, "Call/Transaction Does Not Exist", "sip.refused.no_such_invite", nil}

@@ -50,12 +50,10 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 		refuse(480, "Phone Not Connected")
 		return
 	}
-	if n, ok := m.MaxForwards(); ok {
-		if n == 0 {
-			refuse(483, "Too Many Hops")
-			return
-		}
-		m.SetMaxForwards(n - 1)
+	if !oneHopLess(m) {
+		p.side.counters.Counter(tooManyHops.counter).Inc()
+		refuse(tooManyHops.status, tooManyHops.reason)
+		return
 	}
 	offer := false
 	if l != nil {
@@ -137,8 +135,9 @@ func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
 	if has && p.ensurePorts(l) {
 		p.sdpDown(l, m, true)
 	}
-	if n, ok := m.MaxForwards(); ok && n > 0 {
-		m.SetMaxForwards(n - 1)
+	if !oneHopLess(m) {
+		p.side.counters.Counter(tooManyHops.counter).Inc()
+		return
 	}
 	m.PushVia([]byte(f.via() + ";branch=" + newBranch()))
 	if f.reliable() {

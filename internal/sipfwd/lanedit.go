@@ -139,7 +139,7 @@ func (p *lanPhone) registered(s *serverTx, f *flow, m *sipmsg.Message) {
 	granted := make(map[string]time.Duration)
 	it := m.Values(sipmsg.Contact)
 	for it.Next() {
-		if a := it.Addr(); !a.Star {
+		if a := it.Addr(); !a.Star && !isOtherScheme(a.URI) {
 			granted[string(a.URI)] = grantedExpiry(m, a)
 		}
 	}

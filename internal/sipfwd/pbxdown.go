@@ -77,6 +77,11 @@ func (p *pbxPhone) requestFromPBX(peer hop, m *sipmsg.Message) {
 	}
 	uri, ok := p.phoneURI(p.legs.find(m, down), m)
 	if !ok {
+		if isOtherScheme(m.RequestURI()) {
+			p.count(unknownScheme.counter)
+			p.edge.refuseFor(s, unknownScheme)
+			return
+		}
 		if string(m.Method()) == "OPTIONS" && userOf(m.RequestURI()) == "" {
 			p.edge.refuse(s, 200, "OK", "Accept", "application/sdp")
 			return

@@ -46,16 +46,10 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 			p.toTunnel(responseTo(m, no.status, no.reason, randomHex(), no.headers...))
 		}
 	}
-	n, has := m.MaxForwards()
-	switch {
-	case !has:
-		m.SetMaxForwards(70)
-	case n == 0:
+	if !oneHopLess(m) {
 		p.count(tooManyHops.counter)
 		refuse(tooManyHops)
 		return
-	default:
-		m.SetMaxForwards(n - 1)
 	}
 	l, has, no := p.legs.admit(m, up, &p.sdp)
 	offer := false
@@ -73,6 +67,11 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	}
 	var contacts map[string]*pbxBinding
 	if method == "REGISTER" {
+		if unreadableContact(m) {
+			p.count(badContact.counter)
+			refuse(badContact)
+			return
+		}
 		contacts = p.registering(m)
 	}
 	p.rewriteContacts(m, contacts)
@@ -155,7 +154,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 		}
 		p.legs.response(l, m, down)
 	}
-	if status/100 != 3 {
+	if !redirects(status) {
 		p.rewriteContacts(m, nil)
 	}
 	p.keepRecordRoutes(s, m)

@@ -20,6 +20,19 @@ func appendEdited(dst []byte, m *sipmsg.Message, counters *counter.Set) []byte {
 	return m.AppendTo(dst)
 }
 
+// oneHopLess is RFC 3261 section 16.3 item 3 and section 16.6 step 3. It reports
+// false for the request m when that must go no further.
+func oneHopLess(m *sipmsg.Message) bool {
+	n, has := m.MaxForwards()
+	if !has {
+		n = 71
+	}
+	if n > 0 {
+		m.SetMaxForwards(n - 1)
+	}
+	return n > 0
+}
+
 // createsDialog says whether the request m may begin a dialog.
 func createsDialog(m *sipmsg.Message) bool {
 	if m.ToTag() != nil {
@@ -127,6 +140,25 @@ func requestURI(request []byte) []byte {
 	_, rest, _ := bytes.Cut(request, []byte(" "))
 	uri, _, _ := bytes.Cut(rest, []byte(" "))
 	return uri
+}
+
+// redirects says whether the Contacts of a response are other places to try, and
+// not the sender's own (RFC 3261 sections 21.3 and 21.4.23).
+func redirects(status int) bool { return status/100 == 3 || status == 485 }
+
+// isOtherScheme says whether uri has a scheme (RFC 3986 section 3.1) that is
+// neither sip nor sips.
+func isOtherScheme(uri []byte) bool {
+	scheme, _, ok := bytes.Cut(bytes.ToLower(uri), []byte(":"))
+	if !ok || len(scheme) == 0 || scheme[0] < 'a' || scheme[0] > 'z' {
+		return false
+	}
+	for _, c := range scheme {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '+' && c != '-' && c != '.' {
+			return false
+		}
+	}
+	return string(scheme) != "sip" && string(scheme) != "sips"
 }
 
 func userOf(uri []byte) string {

@@ -81,7 +81,9 @@ func (x *exchange) through(in []byte, up bool, v verdict) {
 		x.finishUp(in, x.up(in))
 	case x.ph.path.phoneURI(m.uri()) == "":
 		code := 404
-		if m.method() == "OPTIONS" {
+		if scheme, _, _ := strings.Cut(m.uri(), ":"); !strings.EqualFold(scheme, "sip") && !strings.EqualFold(scheme, "sips") {
+			code = 416
+		} else if m.method() == "OPTIONS" {
 			code = 200 // a check whether the port is alive
 		}
 		x.refused(in, up, verdict{code: code})

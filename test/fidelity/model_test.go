@@ -109,10 +109,11 @@ func (m *text) popVia() {
 }
 
 func (m *text) oneHopLess() {
-	if i := m.index("max-forwards"); i >= 0 {
-		if n, err := strconv.Atoi(m.fields[i].value); err == nil {
-			m.fields[i].value = strconv.Itoa(min(n, 255) - 1)
-		}
+	i := m.index("max-forwards")
+	if i < 0 {
+		m.insert(m.belowVia(), "Max-Forwards", "70")
+	} else if n, err := strconv.Atoi(m.fields[i].value); err == nil {
+		m.fields[i].value = strconv.Itoa(min(n, 255) - 1)
 	}
 }
 
@@ -186,11 +187,7 @@ func (p *path) requestUp(in, out []byte) (string, error) {
 	m.noOutbound()
 	p.contactUp(m)
 	m.dropValues("record-route", func(string) bool { return true })
-	if m.index("max-forwards") >= 0 {
-		m.oneHopLess()
-	} else {
-		m.insert(m.belowVia(), "Max-Forwards", "70")
-	}
+	m.oneHopLess()
 	m.pushVia(ownVia(o, "UDP", p.port))
 	err = p.relays.edit(m, o, p.relays.tunneld, p.phone.String()+m.get("call-id")+" up")
 	return m.String(), err
@@ -239,7 +236,8 @@ func (m *text) eachAddress(name string, edit func(a *address)) {
 func (p *path) contactUp(m *text) {
 	seen := make(map[string]int) // by user, of the Contacts above
 	lines := make(map[string]int)
-	if m.isRequest() && m.method() == "REGISTER" {
+	registers := m.isRequest() && m.method() == "REGISTER"
+	if registers {
 		for _, v := range m.values("contact") {
 			uri := cutAddress(v).uri
 			if u, ok := cutURI(uri); ok {
@@ -252,12 +250,12 @@ func (p *path) contactUp(m *text) {
 	}
 	m.dropValues("contact", func(v string) bool {
 		_, ok := cutURI(cutAddress(v).uri)
-		return !ok && v != "*"
+		return !ok && v != "*" && !registers
 	})
 	m.eachAddress("contact", func(a *address) {
 		u, ok := cutURI(a.uri)
 		if !ok {
-			return // "*"
+			return // "*", or another scheme
 		}
 		uri := "sip:"
 		if u.hasUser {
@@ -290,7 +288,6 @@ func (p *path) requestDown(in, out []byte, uri string) (string, error) {
 	m.setURI(uri)
 	m.received(p.pbx)
 	m.noOutbound()
-	m.oneHopLess()
 	switch method {
 	case "INVITE", "SUBSCRIBE", "REFER":
 		if creates {
@@ -299,6 +296,7 @@ func (p *path) requestDown(in, out []byte, uri string) (string, error) {
 	case "NOTIFY":
 		m.recordRoute(p)
 	}
+	m.oneHopLess()
 	m.pushVia(ownVia(o, p.transport, p.proxy))
 	err = p.relays.edit(m, o, p.relays.tunnelproxy, p.phone.String()+m.get("call-id")+" down")
 	m.lengthOnStream(p.transport)
@@ -370,7 +368,7 @@ func (p *path) responseUp(in, out []byte, recorded []string) (string, error) {
 	m.popVia()
 	m.dropValues("record-route", func(v string) bool { return !slices.Contains(recorded, v) })
 	m.noOutbound()
-	if m.status()/100 != 3 {
+	if m.status()/100 != 3 && m.status() != 485 {
 		p.contactUp(m)
 	}
 	if m.status() < 300 {

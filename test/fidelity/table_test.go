@@ -56,7 +56,7 @@ var verdicts = map[string]map[string]verdict{
 		"insuf":    {code: -1, why: "no From, To, Call-ID: nothing to make a response from"},
 		"unkscm":   {why: "the next hop is the PBX whatever the scheme"},
 		"novelsc":  {why: "the same"},
-		"unksm2":   {why: "other schemes in To, From and Contact are the registrar's business, but a Contact that is no sip URI goes"},
+		"unksm2":   {why: "other schemes in To, From and Contact are the registrar's business"},
 		"bext01":   {code: 420, headers: []string{"Unsupported: noProxiesSupportThis, norDoAnyProxiesSupportThis"}, why: "Proxy-Require (RFC 3261 section 16.3)"},
 		"invut":    {why: "an unknown type of body"},
 		"regaut01": {why: "an unknown scheme of authorization"},
