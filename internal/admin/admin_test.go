@@ -211,7 +211,7 @@ func TestProxyTable(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := ProxyStatus{
 		Program:   Program{Name: "tunnelproxy", Version: "v1", Protocol: "siptunnel/1", PID: 7, Started: now.Add(-time.Minute)},
-		SIPListen: ":5080", LANAddress: "192.0.2.7",
+		SIPListen: []string{":5080"}, PhonesUse: []string{"192.0.2.7:5080", "[2001:db8::7]:5080"},
 		Tunnel: Tunnel{Server: "tunnel.example:5090", Name: "berlin", Pin: "PIN", Since: now.Add(-time.Second), LastError: "no answer"},
 	}
 	var out bytes.Buffer
@@ -219,7 +219,7 @@ func TestProxyTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `tunnelproxy  v1, protocol siptunnel/1, process 7, up 1m0s
-phones use   192.0.2.7:5080 as their outbound proxy (listening on :5080, UDP and TCP)
+phones use   192.0.2.7:5080 or [2001:db8::7]:5080 as their outbound proxy (listening on :5080, UDP and TCP)
 tunnel       tunnel.example:5090 as berlin, DOWN for 1s: no answer
 key pin      PIN
 media        0 packets in, 0 out, 0 lost, 0 dropped since the start

@@ -144,9 +144,9 @@ type DaemonStatus struct {
 // ProxyStatus is the answer of tunnelproxy to GET /v1/status.
 type ProxyStatus struct {
 	Program
-	SIPListen    string            `json:"sip_listen"`
-	SIPTLSListen string            `json:"sip_tls_listen,omitempty"` // empty: phones are not served over TLS
-	LANAddress   string            `json:"lan_address"`
+	SIPListen    []string          `json:"sip_listen"`
+	SIPTLSListen []string          `json:"sip_tls_listen,omitempty"` // empty: phones are not served over TLS
+	PhonesUse    []string          `json:"phones_use"`               // addresses of this machine, one for each network of phones, at the moment
 	Tunnel       Tunnel            `json:"tunnel"`
 	Phones       []Phone           `json:"phones"`
 	Calls        []Call            `json:"calls"`

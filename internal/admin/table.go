@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -51,15 +50,15 @@ func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
 	p := newPage(w)
 	p.header(s.Program, now)
-	proxy := s.LANAddress
-	if _, port, err := net.SplitHostPort(s.SIPListen); err == nil {
-		proxy = net.JoinHostPort(proxy, port)
+	where := strings.Join(s.SIPListen, " and ") + ", UDP and TCP"
+	if len(s.SIPTLSListen) > 0 {
+		where += ", and " + strings.Join(s.SIPTLSListen, " and ") + ", TLS"
 	}
-	where := s.SIPListen + ", UDP and TCP"
-	if s.SIPTLSListen != "" {
-		where += ", and " + s.SIPTLSListen + ", TLS"
+	proxy := "nothing: this machine has no LAN address at the moment"
+	if len(s.PhonesUse) > 0 {
+		proxy = strings.Join(s.PhonesUse, " or ") + " as their outbound proxy"
 	}
-	p.fact("phones use", "%s as their outbound proxy (listening on %s)", proxy, where)
+	p.fact("phones use", "%s (listening on %s)", proxy, where)
 	p.fact("tunnel", "%s", s.Tunnel.describe(now))
 	if s.Tunnel.Pin != "" {
 		p.fact("key pin", "%s", s.Tunnel.Pin)

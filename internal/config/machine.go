@@ -37,8 +37,8 @@ type LANCandidate struct {
 	Address   netip.Addr
 }
 
-// LANCandidates lists the IPv4 addresses of the interfaces that are up and have a carrier, in the system's order:
-// no loopback, no link-local addresses, no point-to-point interfaces (VPNs, modems).
+// LANCandidates lists the addresses of the interfaces that are up and have a carrier, in the system's order: no loopback,
+// no link-local addresses, no point-to-point interfaces (VPNs, modems).
 func LANCandidates() ([]LANCandidate, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -59,7 +59,7 @@ func LANCandidates() ([]LANCandidate, error) {
 				continue
 			}
 			addr, _ := netip.AddrFromSlice(prefix.IP)
-			if addr = addr.Unmap(); addr.Is4() && addr.IsGlobalUnicast() {
+			if addr = addr.Unmap(); addr.IsGlobalUnicast() {
 				found = append(found, LANCandidate{Interface: i.Name, Address: addr})
 			}
 		}

@@ -1,40 +1,32 @@
 package office
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
-	"io/fs"
-	"math/big"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/siptunnel/siptunnel/internal/atomicfile"
 	"github.com/siptunnel/siptunnel/internal/config"
 )
 
-// Files of the certificate that phones over TLS are shown when none is given.
+// Files of the authority that signs what phones over TLS are shown when no certificate is given.
 const (
 	tlsCertFileName = "sip-tls.crt"
 	tlsKeyFileName  = "sip-tls.key"
 )
 
-// tlsConfig is what phones over TLS meet: the certificate of --tls-cert and --tls-key, else one of our own making.
+// tlsConfig is what phones over TLS meet: the certificate of --tls-cert and --tls-key, else one that an authority of our own
+// has signed for the address that the phone has connected to, or for lan where all phones are told that.
 func (s *settings) tlsConfig(dir *config.StateDir, lan netip.Addr) (*tls.Config, error) {
-	pair := &certificateFiles{cert: s.TLSCert, key: s.TLSKey}
-	if pair.cert == "" {
-		pair.cert, pair.key = dir.Path(tlsCertFileName), dir.Path(tlsKeyFileName)
-		if err := ownCertificate(pair, lan); err != nil {
+	if s.TLSCert == "" {
+		own, err := openAuthority(dir.Path(tlsCertFileName), dir.Path(tlsKeyFileName), lan)
+		if err != nil {
 			return nil, err
 		}
+		return &tls.Config{GetCertificate: own.certificate}, nil
 	}
+	pair := &certificateFiles{cert: s.TLSCert, key: s.TLSKey}
 	if _, err := pair.load(); err != nil {
 		return nil, &config.Error{Code: config.ExitConfig, Problem: "the certificate for phones", Err: err,
 			Remedy: "correct --tls-cert and --tls-key: PEM files, the certificate with its chain"}
@@ -70,60 +62,4 @@ func (f *certificateFiles) load() (*tls.Certificate, error) {
 		return nil, err
 	}
 	return f.current, nil
-}
-
-// ownCertificate makes the files, at the first start or when this machine has another address.
-func ownCertificate(f *certificateFiles, lan netip.Addr) error {
-	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
-	if err == nil && pair.Leaf.VerifyHostname(lan.String()) == nil {
-		return nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return &config.Error{Code: config.ExitUnsafe, Problem: "the certificate for phones", Err: err, Remedy: "remove " + f.cert + " and " + f.key}
-	}
-	cert, key, err := newCertificate(lan)
-	if err == nil {
-		err = errors.Join(atomicfile.Write(f.key, key), atomicfile.Write(f.cert, cert))
-	}
-	if err != nil {
-		return &config.Error{Code: config.ExitFailed, Problem: "a certificate for phones", Err: err}
-	}
-	return nil
-}
-
-// newCertificate is as phones want it: RSA, since many of them know no other, no later than their clocks can count, and
-// valid already for those that have not set theirs.
-func newCertificate(lan netip.Addr) (cert, key []byte, err error) {
-	private, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, nil, err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return nil, nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: name + " " + lan.String()},
-		NotBefore:             time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:              time.Date(2037, 12, 31, 0, 0, 0, 0, time.UTC),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-		IsCA:                  true, // some phones import nothing else
-		IPAddresses:           []net.IP{lan.AsSlice()},
-	}
-	if host, err := os.Hostname(); err == nil {
-		template.DNSNames = []string{host}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return nil, nil, err
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), nil
 }

@@ -2,7 +2,6 @@ package office
 
 import (
 	"context"
-	"net"
 	"net/http"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
@@ -23,7 +22,7 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 	}
 	var running admin.ProxyStatus
 	isRunning := tunnelproxy().Client(common).Call(ctx, http.MethodGet, "/v1/status", nil, &running) == nil
-	p, err := c.survey(config.LANCandidates)
+	p, err := c.survey()
 	switch {
 	case err != nil:
 		list.Fail("settings", err)
@@ -37,15 +36,23 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 }
 
 func (c *checkCommand) checkPorts(list *config.Checklist, p *place) {
-	list.OK("LAN address", "%v", p.lan)
+	addresses := p.addresses(p.listen, config.LANCandidates)
+	if len(addresses) == 0 {
+		list.Warn("LAN address", "connect it to the LAN; phones are served from then on", "this machine has none at the moment")
+	}
+	for _, at := range addresses {
+		list.OK("LAN address", "%v", at.Addr())
+	}
 	sip, err := listenSIP(p)
 	if err != nil {
 		list.Fail("SIP port", err)
 	} else {
 		sip.close()
-		list.OK("SIP port", "%v is free, UDP and TCP", p.listen)
-		if !p.tls.IsZero() {
-			list.OK("SIP over TLS", "%v is free", p.tls)
+		for _, at := range p.listen {
+			list.OK("SIP port", "%v is free, UDP and TCP", at)
+		}
+		for _, at := range p.tls {
+			list.OK("SIP over TLS", "%v is free", at)
 		}
 	}
 	if c.TLSCert != "" {
@@ -55,7 +62,9 @@ func (c *checkCommand) checkPorts(list *config.Checklist, p *place) {
 			list.OK("certificate", "%s", c.TLSCert)
 		}
 	}
-	list.Ports("media ports", "--media-ports", p.lan, c.MediaPorts, 2)
+	for _, at := range addresses {
+		list.Ports("media ports", "--media-ports", at.Addr(), c.MediaPorts, 2)
+	}
 }
 
 func (c *checkCommand) checkServer(ctx context.Context, list *config.Checklist, stateDir string, s *program.Streams) {
@@ -70,40 +79,4 @@ func (c *checkCommand) checkServer(ctx context.Context, list *config.Checklist, 
 		return
 	}
 	list.OK("server", "%s lets %s in; its PBX is %s with the domain %s", a.link.Server, a.link.Name, status.PBX, status.Domain)
-}
-
-// listeners are the sockets that phones send to.
-type listeners struct {
-	udp *net.UDPConn
-	tcp net.Listener
-	tls net.Listener // of TCP; nil without TLS
-}
-
-func (l *listeners) close() {
-	l.udp.Close()
-	l.tcp.Close()
-	if l.tls != nil {
-		l.tls.Close()
-	}
-}
-
-// listenSIP takes the SIP ports.
-func listenSIP(p *place) (*listeners, error) {
-	udp, err := net.ListenPacket("udp"+p.suffix, p.listen.String())
-	if err != nil {
-		return nil, config.ListenError(err, "--sip-listen", p.listen.String()+"/udp")
-	}
-	l := &listeners{udp: udp.(*net.UDPConn)}
-	if l.tcp, err = net.Listen("tcp"+p.suffix, p.listen.String()); err != nil {
-		udp.Close()
-		return nil, config.ListenError(err, "--sip-listen", p.listen.String()+"/tcp")
-	}
-	if p.tls.IsZero() {
-		return l, nil
-	}
-	if l.tls, err = net.Listen("tcp"+p.suffix, p.tls.String()); err != nil {
-		l.close()
-		return nil, config.ListenError(err, "--sip-tls-listen", p.tls.String()+"/tcp")
-	}
-	return l, nil
 }

@@ -144,7 +144,7 @@ func (p *pool) discard() {
 // bridges makes the mediaPorts of calls.
 type bridges struct {
 	pool     *pool
-	ports    *relay.Ports
+	ports    *lanPorts
 	poller   *relay.Poller
 	networks []netip.Prefix
 	counters *counter.Set
@@ -152,8 +152,8 @@ type bridges struct {
 }
 
 // Allocate is sipfwd.LANSideConfig.Allocate.
-func (b *bridges) Allocate(ctx context.Context) (sipfwd.MediaPort, error) {
-	pair, err := b.ports.Open()
+func (b *bridges) Allocate(ctx context.Context, lan netip.Addr) (sipfwd.MediaPort, error) {
+	pair, err := b.ports.open(lan)
 	if err != nil {
 		return nil, err
 	}

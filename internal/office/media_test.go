@@ -20,6 +20,8 @@ import (
 	"github.com/siptunnel/siptunnel/internal/relay"
 )
 
+var loopback = netip.MustParseAddr("127.0.0.1")
+
 // fakeMedia is media without a tunnel.
 type fakeMedia struct {
 	rtp, rtcp net.PacketConn
@@ -220,10 +222,7 @@ func (c redirected) WriteTo(b []byte, _ net.Addr) (int, error) {
 }
 
 func TestBridge(t *testing.T) {
-	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 42000, 42999)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ports := &lanPorts{low: 42000, high: 42999}
 	pbxRTP, pbxRTCP, phoneRTP, phoneRTCP := newSocket(t), newSocket(t), newSocket(t), newSocket(t)
 	tunnelRTP, tunnelRTCP := newSocket(t), newSocket(t)
 	ahead := &fakeMedia{rtp: redirected{tunnelRTP.UDPConn, pbxRTP.addr()}, rtcp: redirected{tunnelRTCP.UDPConn, pbxRTCP.addr()}}
@@ -233,7 +232,7 @@ func TestBridge(t *testing.T) {
 		pool:  newPool(func(context.Context) (media, error) { return ahead, nil }, zap.NewNop()),
 		ports: ports, poller: newPoller(t), counters: &counters, ledger: &ledger,
 	}
-	port, err := b.Allocate(t.Context())
+	port, err := b.Allocate(t.Context(), loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +274,7 @@ func TestBridge(t *testing.T) {
 	if err := port.Close(); err != nil || !ahead.closed.Load() {
 		t.Errorf("closed %v, %v", ahead.closed.Load(), err)
 	}
-	if open, _, _ := ports.Usage(); open != 0 {
+	if open, _, _ := ports.at[loopback].Usage(); open != 0 {
 		t.Errorf("%d port pairs are still open", open)
 	}
 	if active, ended, _ := ledger.Snapshot(); len(active) != 0 || len(ended) != 1 {
@@ -285,10 +284,7 @@ func TestBridge(t *testing.T) {
 
 // TestJoinedPorts: what two phones say reaches the other one and not the tunnel, until the ports are parted.
 func TestJoinedPorts(t *testing.T) {
-	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 44000, 44999)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ports := &lanPorts{low: 44000, high: 44999}
 	var ledger admin.Ledger
 	b := &bridges{ports: ports, poller: newPoller(t), counters: new(counter.Set), ledger: &ledger}
 	type side struct {
@@ -302,7 +298,7 @@ func TestJoinedPorts(t *testing.T) {
 		for c := range s.phone {
 			s.phone[c], s.tunnel[c], s.pbx[c] = newSocket(t), newSocket(t), newSocket(t)
 		}
-		pair, err := ports.Open()
+		pair, err := ports.open(loopback)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,16 +365,13 @@ func TestJoinedPorts(t *testing.T) {
 }
 
 func TestAllocateGivesPortsBack(t *testing.T) {
-	ports, err := relay.NewPorts(netip.MustParseAddr("127.0.0.1"), 43000, 43999)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ports := &lanPorts{low: 43000, high: 43999}
 	down := errors.New("tunnel down")
 	b := &bridges{pool: newPool(func(context.Context) (media, error) { return nil, down }, zap.NewNop()), ports: ports, ledger: &admin.Ledger{}}
-	if _, err := b.Allocate(t.Context()); !errors.Is(err, down) {
+	if _, err := b.Allocate(t.Context(), loopback); !errors.Is(err, down) {
 		t.Errorf("%v", err)
 	}
-	if open, _, _ := ports.Usage(); open != 0 {
+	if open, _, _ := ports.at[loopback].Usage(); open != 0 {
 		t.Errorf("%d port pairs are open", open)
 	}
 }

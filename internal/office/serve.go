@@ -60,7 +60,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 	if p.access, err = p.settings.access(stateDir, s.In); err != nil {
 		return err
 	}
-	if p.place, err = p.settings.survey(config.LANCandidates); err != nil {
+	if p.place, err = p.settings.survey(); err != nil {
 		return err
 	}
 	dir, err := config.OpenStateDir(stateDir, name)
@@ -74,14 +74,10 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 	}
 	p.OnStop(sip.close)
 	var secure *tls.Config
-	if sip.tls != nil {
+	if len(sip.tls) > 0 {
 		if secure, err = p.settings.tlsConfig(dir, p.place.lan); err != nil {
 			return err
 		}
-	}
-	ports, err := relay.NewPorts(p.place.lan, p.settings.MediaPorts.Low, p.settings.MediaPorts.High)
-	if err != nil {
-		return config.ListenError(err, "--media-ports", net.JoinHostPort(p.place.lan.String(), p.settings.MediaPorts.String())+"/udp")
 	}
 	office, err := officeName(dir)
 	if err != nil {
@@ -92,7 +88,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 		return err
 	}
 	p.OnStop(func() { _ = poller.Close() })
-	if err := p.openTunnel(office, ports, poller); err != nil {
+	if err := p.openTunnel(office, poller); err != nil {
 		return err
 	}
 	if err := p.openControl(dir); err != nil {
@@ -103,7 +99,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 }
 
 // openTunnel makes the client, which starts to connect, and what works on it.
-func (p *proxy) openTunnel(office string, ports *relay.Ports, poller *relay.Poller) error {
+func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 	dial := p.access.link.Config()
 	dial.Software = software()
 	p.events = events{proxy: p, ready: make(chan struct{})}
@@ -113,6 +109,7 @@ func (p *proxy) openTunnel(office string, ports *relay.Ports, poller *relay.Poll
 		return &config.Error{Code: config.ExitConfig, Problem: "server", Err: err}
 	}
 	p.pool = newPool(p.allocate, p.log)
+	ports := &lanPorts{low: p.settings.MediaPorts.Low, high: p.settings.MediaPorts.High}
 	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
 		Office:     office + ":",
@@ -169,17 +166,21 @@ func (p *proxy) run(sip *listeners, secure *tls.Config) {
 	var running sync.WaitGroup
 	running.Go(func() { p.pool.run(ctx) })
 	running.Go(func() { p.watch(ctx) })
-	listen := func(at config.Endpoint, transport string, serve func() error) {
+	listen := func(at net.Addr, transport string, serve func() error) {
 		running.Go(func() {
 			if err := serve(); err != nil && ctx.Err() == nil {
 				p.Fail(fmt.Errorf("the listener on %v/%s broke: %w", at, transport, err))
 			}
 		})
 	}
-	listen(p.place.listen, "udp", func() error { return p.side.ServeUDP(sip.udp) })
-	listen(p.place.listen, "tcp", func() error { return p.side.ServeTCP(sip.tcp) })
-	if sip.tls != nil {
-		listen(p.place.tls, "tls", func() error { return p.side.ServeTLS(sip.tls, secure) })
+	for _, conn := range sip.udp {
+		listen(conn.LocalAddr(), "udp", func() error { return p.side.ServeUDP(conn) })
+	}
+	for _, ln := range sip.tcp {
+		listen(ln.Addr(), "tcp", func() error { return p.side.ServeTCP(ln) })
+	}
+	for _, ln := range sip.tls {
+		listen(ln.Addr(), "tls", func() error { return p.side.ServeTLS(ln, secure) })
 	}
 	p.OnStop(func() {
 		p.ending.Store(true)
@@ -188,8 +189,8 @@ func (p *proxy) run(sip *listeners, secure *tls.Config) {
 		running.Wait()
 	})
 	p.log.Info("tunnelproxy listens and connects to its server",
-		zap.String("version", config.Version()), zap.Stringer("sip_listen", p.place.listen), zap.Stringer("sip_tls_listen", p.place.tls),
-		zap.Stringer("lan_address", p.place.lan), zap.String("server", p.access.link.Server), zap.String("name", p.access.link.Name))
+		zap.String("version", config.Version()), zap.Strings("sip_listen", p.place.listen.texts()), zap.Strings("sip_tls_listen", p.place.tls.texts()),
+		zap.Stringers("phones_use", p.place.addresses(p.place.listen, config.LANCandidates)), zap.String("server", p.access.link.Server), zap.String("name", p.access.link.Name))
 }
 
 // status is the answer of a running proxy.
@@ -199,9 +200,8 @@ func (p *proxy) status() admin.ProxyStatus {
 		Program: admin.Program{
 			Name: name, Version: config.Version(), Protocol: tunnel.Protocol, PID: os.Getpid(), Started: p.started,
 		},
-		SIPListen:    p.place.listen.String(),
-		SIPTLSListen: p.place.tls.String(),
-		LANAddress:   p.place.lan.String(),
+		SIPListen:    p.place.listen.texts(),
+		SIPTLSListen: p.place.tls.texts(),
 		Tunnel: admin.Tunnel{
 			Server: now.Server, Name: p.access.link.Name, Pin: now.Pin, Session: now.Session, Up: now.Up, Since: now.Since,
 			RTTMS: admin.Milliseconds(now.RTT), BytesIn: now.BytesIn, BytesOut: now.BytesOut, Connects: now.Connects,
@@ -210,6 +210,9 @@ func (p *proxy) status() admin.ProxyStatus {
 		Phones:   admin.PhonesOf("", p.side.Phones()),
 		Calls:    admin.CallsOf("", p.side.Calls()),
 		Counters: p.counters.Snapshot(),
+	}
+	for _, at := range p.place.addresses(p.place.listen, config.LANCandidates) {
+		s.PhonesUse = append(s.PhonesUse, at.String())
 	}
 	// ErrDown says that there has been no attempt yet, which is no news.
 	if err := p.client.Err(); err != nil && !errors.Is(err, tunnel.ErrDown) {

@@ -35,37 +35,41 @@ func found(addresses ...string) func() ([]config.LANCandidate, error) {
 	}
 }
 
-func TestLANAddress(t *testing.T) {
+func TestPlace(t *testing.T) {
 	broken := func() ([]config.LANCandidate, error) { return nil, errors.New("netlink: no") }
+	here := []string{"--lan-address", "127.0.0.1"}
 	for _, test := range []struct {
 		name  string
 		args  []string
 		found func() ([]config.LANCandidate, error)
-		want  string // address and what is listened on
+		want  string // what is listened on, over TLS; what phones use
 		code  config.Exit
 		text  []string
 	}{
-		{name: "one candidate", found: found("192.0.2.1"), want: "192.0.2.1 :5060 4"},
-		{name: "several", found: found("192.0.2.1", "198.51.100.1"), code: config.ExitTaken, text: []string{"192.0.2.1 (eth0), 198.51.100.1 (eth1)", "--lan-address 192.0.2.1"}},
-		{name: "none", found: found(), code: config.ExitTaken, text: []string{"no LAN address"}},
-		{name: "unknown", found: broken, code: config.ExitTaken, text: []string{"netlink: no", "--lan-address"}},
-		{name: "given", args: []string{"--lan-address", "127.0.0.1"}, found: found("192.0.2.1", "198.51.100.1"), want: "127.0.0.1 :5060 4"},
-		{name: "not ours", args: []string{"--lan-address", "192.0.2.254"}, found: found("192.0.2.1"), code: config.ExitTaken, text: []string{"not an address of this machine"}},
-		{name: "listen says it", args: []string{"--sip-listen", "127.0.0.9:5080"}, found: broken, want: "127.0.0.9 127.0.0.9:5080 4"},
-		{name: "listen without port", args: []string{"--sip-listen", "127.0.0.9"}, found: broken, want: "127.0.0.9 127.0.0.9:5060 4"},
-		{name: "IPv6", args: []string{"--sip-listen", "[::1]:5080"}, found: broken, want: "::1 [::1]:5080 6"},
-		{name: "two families", args: []string{"--sip-listen", "[::1]:5080", "--lan-address", "127.0.0.1"}, code: config.ExitConfig, text: []string{"IPv4 and IPv6"}},
+		{name: "one address", found: found("192.0.2.1"), want: ":5060; ; 192.0.2.1:5060"},
+		{name: "several", found: found("192.0.2.1", "198.51.100.1", "2001:db8::1"), want: ":5060; ; 192.0.2.1:5060 198.51.100.1:5060 [2001:db8::1]:5060"},
+		{name: "none", found: found(), want: ":5060; ; "},
+		{name: "unknown", found: broken, want: ":5060; ; "},
+		{name: "IPv4 alone", args: []string{"--sip-listen", "0.0.0.0:5080"}, found: found("192.0.2.1", "2001:db8::1"), want: "0.0.0.0:5080; ; 192.0.2.1:5080"},
+		{name: "IPv6 alone", args: []string{"--sip-listen", "[::]:5080"}, found: found("192.0.2.1", "2001:db8::1"), want: "[::]:5080; ; [2001:db8::1]:5080"},
+		{name: "one is told", args: here, found: found("192.0.2.1", "198.51.100.1"), want: ":5060; ; 127.0.0.1:5060"},
+		{name: "one is told, and those of the other family", args: here, found: found("192.0.2.1", "2001:db8::1"), want: ":5060; ; 127.0.0.1:5060 [2001:db8::1]:5060"},
+		{name: "not ours", args: []string{"--lan-address", "192.0.2.254"}, code: config.ExitTaken, text: []string{"not an address of this machine"}},
+		{name: "listen says it", args: []string{"--sip-listen", "127.0.0.9:5080"}, found: broken, want: "127.0.0.9:5080; ; 127.0.0.9:5080"},
+		{name: "listen without port", args: []string{"--sip-listen", "127.0.0.9"}, found: broken, want: "127.0.0.9:5060; ; 127.0.0.9:5060"},
+		{name: "two to listen on", args: []string{"--sip-listen", "127.0.0.9,[::1]:5080"}, found: broken, want: "127.0.0.9:5060 [::1]:5080; ; 127.0.0.9:5060 [::1]:5080"},
+		{name: "by name", args: []string{"--sip-listen", "localhost"}, found: broken, want: "127.0.0.1:5060; ; 127.0.0.1:5060"},
 		{name: "media over SIP", args: []string{"--media-ports", "5000-5999"}, code: config.ExitConfig, text: []string{"sip-listen port 5060 is one of media-ports"}},
-		{name: "TLS", args: []string{"--sip-tls-listen", ":5071"}, found: found("192.0.2.1"), want: "192.0.2.1 :5060 4 :5071"},
-		{name: "TLS with a certificate", args: []string{"--sip-listen", "127.0.0.9", "--tls-cert", "c", "--tls-key", "k"}, want: "127.0.0.9 127.0.0.9:5060 4 127.0.0.9:5061"},
-		{name: "certificate without key", args: []string{"--tls-cert", "c"}, found: found("192.0.2.1"), code: config.ExitConfig, text: []string{"belong together"}},
-		{name: "TLS on the SIP port", args: []string{"--sip-tls-listen", ":5060"}, found: found("192.0.2.1"), code: config.ExitConfig, text: []string{"both on port 5060"}},
-		{name: "media over TLS", args: []string{"--sip-tls-listen", ":40000"}, found: found("192.0.2.1"), code: config.ExitConfig, text: []string{"sip-tls-listen port 40000 is one of"}},
-		{name: "TLS of another family", args: []string{"--sip-tls-listen", "[::1]:5061", "--lan-address", "127.0.0.1"}, code: config.ExitConfig, text: []string{"sip-tls-listen [::1]:5061", "IPv4 and IPv6"}},
+		{name: "media over the second", args: []string{"--sip-listen", ":5060,:40000"}, code: config.ExitConfig, text: []string{"sip-listen port 40000 is one of media-ports"}},
+		{name: "TLS", args: []string{"--sip-tls-listen", ":5071"}, found: found("192.0.2.1"), want: ":5060; :5071; 192.0.2.1:5060"},
+		{name: "TLS with a certificate", args: []string{"--sip-listen", "127.0.0.9,[::1]", "--tls-cert", "c", "--tls-key", "k"}, want: "127.0.0.9:5060 [::1]:5060; 127.0.0.9:5061 [::1]:5061; 127.0.0.9:5060 [::1]:5060"},
+		{name: "certificate without key", args: []string{"--tls-cert", "c"}, code: config.ExitConfig, text: []string{"belong together"}},
+		{name: "TLS on the SIP port", args: []string{"--sip-tls-listen", ":5060"}, code: config.ExitConfig, text: []string{"both on port 5060"}},
+		{name: "media over TLS", args: []string{"--sip-tls-listen", ":40000"}, code: config.ExitConfig, text: []string{"sip-tls-listen port 40000 is one of"}},
 		{name: "no media", args: []string{"--media-ports", "5001-5003"}, code: config.ExitConfig, text: []string{"no room for a call"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p, err := parse(t, test.args...).survey(test.found)
+			p, err := parse(t, test.args...).survey()
 			if test.code != 0 {
 				if config.ExitOf(err) != test.code {
 					t.Fatalf("got %v, %v", p, err)
@@ -80,7 +84,11 @@ func TestLANAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.TrimSpace(p.lan.String() + " " + p.listen.String() + " " + p.suffix + " " + p.tls.String()); got != test.want {
+			var use []string
+			for _, at := range p.addresses(p.listen, test.found) {
+				use = append(use, at.String())
+			}
+			if got := strings.Join(p.listen.texts(), " ") + "; " + strings.Join(p.tls.texts(), " ") + "; " + strings.Join(use, " "); got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		})
@@ -100,7 +108,10 @@ func TestExampleConfiguration(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := parse(t, "--config", path)
-		if len(s.networks()) != bytes.Count(text, []byte("\n  - ")) {
+		if got := strings.Join(s.SIPListen.texts(), " "); got != ":5060" {
+			t.Errorf("listens on %s", got)
+		}
+		if len(s.networks()) != bytes.Count(text, []byte("\n  - 203.0.113.0/24")) {
 			t.Errorf("networks %v", s.networks())
 		}
 	}

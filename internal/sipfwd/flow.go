@@ -2,7 +2,6 @@ package sipfwd
 
 import (
 	"bytes"
-	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -10,7 +9,6 @@ import (
 	"sync/atomic"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
-	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
 const (
@@ -22,10 +20,12 @@ const (
 // that it sends from, or its connection.
 type flow struct {
 	transport string         // "UDP", "TCP" or "TLS"
-	remote    netip.AddrPort // the phone
-	local     netip.AddrPort // what the phone is told to reach us by
+	remote    netip.AddrPort // the phone: what it is sent goes there
+	local     netip.AddrPort // what the phone is told to reach us by; without zone
+	at        netip.Addr     // our address that the phone sends to, and is sent to from
 
-	udp    *net.UDPConn
+	sock   *lanSocket // of UDP
+	from   []byte     // what has sock send from at
 	stream *stream
 	gone   atomic.Bool
 
@@ -35,6 +35,18 @@ type flow struct {
 func (f *flow) reliable() bool { return f.transport != "UDP" }
 
 func (f *flow) String() string { return f.transport + ":" + f.remote.String() }
+
+// key is what a flow over UDP is found by.
+func (f *flow) key() flowKey { return flowKey{f.sock, f.at, f.remote} }
+
+// media is the address of ours for the media of the phone on f, with the zone
+// that a link-local one needs.
+func (f *flow) media() netip.Addr {
+	if a := f.local.Addr(); a != f.at.WithZone("") {
+		return a
+	}
+	return f.at
+}
 
 func (f *flow) send(msg []byte) {
 	if len(msg) == 0 {
@@ -48,7 +60,7 @@ func (f *flow) send(msg []byte) {
 		f.counters.Counter("sip.dropped.too_large_for_udp").Inc()
 		return
 	}
-	if _, err := f.udp.WriteToUDPAddrPort(msg, f.remote); err != nil {
+	if err := f.sock.send(msg, f.remote, f.from); err != nil {
 		f.counters.Counter("sip.dropped.send_failed").Inc()
 	}
 }
@@ -71,56 +83,6 @@ func isSIPS(uri []byte) bool { return len(uri) >= 5 && bytes.EqualFold(uri[:5], 
 
 // via is the Via value, without branch, of requests sent on this flow.
 func (f *flow) via() string { return "SIP/2.0/" + f.transport + " " + f.local.String() }
-
-// ServeUDP takes SIP from phones on conn until Close. The proxy owns conn.
-func (s *LANSide) ServeUDP(conn *net.UDPConn) error {
-	port := addrPort(conn.LocalAddr()).Port()
-	if !s.addCloser(conn, port) {
-		return nil
-	}
-	defer s.wg.Done()
-	buf := make([]byte, maxMessage)
-	var m sipmsg.Message
-	for {
-		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			if s.closing() {
-				return nil
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			s.counters.Counter("sip.dropped.receive_failed").Inc()
-			continue
-		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if !s.serves(from.Addr()) {
-			s.counters.Counter("sip.dropped.foreign_source").Inc()
-			continue
-		}
-		s.datagram(conn, port, from, buf[:n], &m)
-	}
-}
-
-func (s *LANSide) datagram(conn *net.UDPConn, port uint16, from netip.AddrPort, b []byte, m *sipmsg.Message) {
-	if len(bytes.Trim(b, "\r\n\x00 ")) == 0 {
-		if bytes.Equal(b, []byte("\r\n\r\n")) { // RFC 5626 section 3.5.1, as many phones do over UDP too
-			conn.WriteToUDPAddrPort([]byte("\r\n"), from)
-		}
-		return
-	}
-	key := flowKey{conn, from}
-	s.mu.Lock()
-	f := s.flows[key]
-	s.mu.Unlock()
-	if f == nil {
-		f = &flow{
-			transport: "UDP", remote: from, udp: conn,
-			local: netip.AddrPortFrom(s.cfg.LANAddress, port), counters: s.counters,
-		}
-	}
-	s.deliver(f, b, m)
-}
 
 func addrPort(a net.Addr) netip.AddrPort {
 	ap, err := netip.ParseAddrPort(a.String())

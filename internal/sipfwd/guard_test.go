@@ -75,7 +75,7 @@ func TestMediaAddressCannotBeSmuggled(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRogue(t)
-			r.media.allocate(t.Context())
+			r.media.allocate(t.Context(), r.proxy.Addr())
 			r.call.toTag = tt.toTag
 			r.send(r.call.request("INVITE", "sip:c@d", tt.parts...))
 			r.gets("SIP/2.0 " + tt.status + " ")
@@ -87,7 +87,7 @@ func TestMediaAddressCannotBeSmuggled(t *testing.T) {
 	}
 	t.Run("but its own relay may be named", func(t *testing.T) {
 		r := newRogue(t)
-		r.media.allocate(t.Context())
+		r.media.allocate(t.Context(), r.proxy.Addr())
 		r.send(r.call.request("INVITE", "sip:c@d", relay+"a=rtcp:50003\r\n"))
 		r.pbxSock.next()
 	})

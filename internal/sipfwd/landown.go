@@ -59,7 +59,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 	if l != nil {
 		l.flow = f
 		if has {
-			if !p.ensurePorts(l) {
+			if !p.ensurePorts(l, f, down) {
 				refuse(488, noMediaPort.reason)
 				return
 			}
@@ -132,7 +132,7 @@ func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
 		p.side.counters.Counter("sip.dropped.flow_gone").Inc()
 		return
 	}
-	if has && p.ensurePorts(l) {
+	if has && p.ensurePorts(l, f, down) {
 		p.sdpDown(l, m, true)
 	}
 	if !oneHopLess(m) {
@@ -187,7 +187,7 @@ func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, statu
 		}
 		return
 	}
-	if has, no := p.sdp.find(m); no == nil && has && p.ensurePorts(l) {
+	if has, no := p.sdp.find(m); no == nil && has && p.ensurePorts(l, s.peer.(*flow), down) {
 		p.sdpDown(l, m, s.offer)
 		l.delayed = l.delayed || !s.offer
 	}

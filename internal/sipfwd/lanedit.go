@@ -32,8 +32,9 @@ func (p *lanPhone) editRequestUp(f *flow, m *sipmsg.Message) {
 	stripOutbound(m)
 }
 
-// addressedToUs says whether uri names this proxy by the address that the phone
-// on f knows. The port may be another one than that of f: a phone over TLS asks
+// addressedToUs says whether uri names this proxy by an address that the phone on
+// f may know: the one that it uses, or another one of this machine, which it has
+// used in another network. The port may be another one than that of f: a phone over TLS asks
 // a registrar that it knows by address alone.
 func (p *lanPhone) addressedToUs(f *flow, uri []byte) bool {
 	u, ok := sipmsg.ParseURI(uri)
@@ -41,7 +42,7 @@ func (p *lanPhone) addressedToUs(f *flow, uri []byte) bool {
 		return false
 	}
 	a, err := netip.ParseAddr(string(bytes.Trim(u.Host, "[]")))
-	if err != nil || a != f.local.Addr() && a != p.side.cfg.LANAddress {
+	if err != nil || a != f.local.Addr() && a != f.at && a != p.side.cfg.LANAddress && !p.side.nearby.own(a) {
 		return false
 	}
 	port := u.Port

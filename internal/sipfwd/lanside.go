@@ -62,10 +62,15 @@ type LANSideConfig struct {
 	// Office names this installation, for ever. Phones that have no
 	// +sip.instance are known by their LAN address, and two offices that share
 	// a credential may use the same addresses.
-	Office     string
-	LANAddress netip.Addr // what phones on UDP are told to reach us by
+	Office string
+	// LANAddress is what the phones of its family are told to reach us by. The
+	// zero Addr tells each the address that it sends to, which differs where this
+	// machine is in several networks.
+	LANAddress netip.Addr
 	Tunnel     Tunnel
-	Allocate   func(ctx context.Context) (MediaPort, error)
+	// Allocate makes a MediaPort that the phone reaches at the address lan of
+	// this machine. A link-local one has its zone.
+	Allocate func(ctx context.Context, lan netip.Addr) (MediaPort, error)
 	// Networks are served besides loopback, private, link-local and on-link
 	// sources.
 	Networks []netip.Prefix
@@ -78,7 +83,7 @@ type LANSideConfig struct {
 type LANSide struct {
 	cfg      LANSideConfig
 	counters *counter.Set
-	onLink   []netip.Prefix
+	nearby   surroundings
 	done     chan struct{}
 	wg       sync.WaitGroup
 	budget   budget
@@ -95,7 +100,8 @@ type LANSide struct {
 }
 
 type flowKey struct {
-	conn   *net.UDPConn
+	sock   *lanSocket
+	at     netip.Addr
 	remote netip.AddrPort
 }
 
@@ -109,35 +115,10 @@ func NewLANSide(cfg LANSideConfig) *LANSide {
 		cfg.Counters = new(counter.Set)
 	}
 	return &LANSide{
-		cfg: cfg, counters: cfg.Counters, onLink: onLinkPrefixes(), done: make(chan struct{}),
+		cfg: cfg, counters: cfg.Counters, nearby: surroundings{addrs: net.InterfaceAddrs}, done: make(chan struct{}),
 		ports: make(map[int]bool), phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
 		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}),
 	}
-}
-
-// onLinkPrefixes are the networks of this machine's interfaces. A machine that
-// cannot tell serves private sources only.
-func onLinkPrefixes() []netip.Prefix {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var prefixes []netip.Prefix
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			prefixes = append(prefixes, p.Masked())
-		}
-	}
-	return prefixes
-}
-
-// serves is the door: whether a source belongs to the office.
-func (s *LANSide) serves(a netip.Addr) bool {
-	if a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() {
-		return true
-	}
-	within := func(p netip.Prefix) bool { return p.Contains(a) }
-	return slices.ContainsFunc(s.onLink, within) || slices.ContainsFunc(s.cfg.Networks, within)
 }
 
 func (s *LANSide) closing() bool {
@@ -185,10 +166,15 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 			return
 		}
 		if p == nil && !m.IsRequest() {
+			p = s.answering(f, m)
+		} else {
+			p = s.phoneOf(f, m, p)
+		}
+		if p == nil && !m.IsRequest() {
 			s.counters.Counter("sip.dropped.stray_response").Inc()
 			return
 		}
-		if p = s.phoneOf(f, m, p); p == nil {
+		if p == nil {
 			if string(m.Method()) != "ACK" {
 				f.send(responseTo(m, 503, "Too Many Phones", randomHex(), "Retry-After", "60"))
 			}
@@ -238,8 +224,8 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 		go q.serve()
 	}
 	s.byFlow[f] = q
-	if f.udp != nil {
-		s.flows[flowKey{f.udp, f.remote}] = f
+	if f.sock != nil {
+		s.flows[f.key()] = f
 	}
 	q.flows = append(q.flows, f)
 	if len(q.flows) > maxFlowsPerPhone {
@@ -271,18 +257,9 @@ func (s *LANSide) onOtherFlow(f *flow, m *sipmsg.Message) *lanPhone {
 	if string(m.Method()) == "REGISTER" {
 		return nil // it says who it is, and may be another phone of the user's
 	}
-	host := f.remote.Addr()
-	var there []*lanPhone
-	s.mu.Lock()
-	for _, p := range s.phones {
-		if p.source == host || slices.ContainsFunc(p.flows, func(g *flow) bool { return g.remote.Addr() == host }) {
-			there = append(there, p)
-		}
-	}
-	s.mu.Unlock()
 	var found *lanPhone
 	best := 0
-	for _, p := range there {
+	for _, p := range s.phonesOn(f.remote.Addr()) {
 		switch n := p.claim(m); {
 		case n > best:
 			found, best = p, n
@@ -291,6 +268,34 @@ func (s *LANSide) onOtherFlow(f *flow, m *sipmsg.Message) *lanPhone {
 		}
 	}
 	return found
+}
+
+// phonesOn are the phones of a host.
+func (s *LANSide) phonesOn(host netip.Addr) []*lanPhone {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var there []*lanPhone
+	for _, p := range s.phones {
+		if p.source == host || slices.ContainsFunc(p.flows, func(g *flow) bool { return g.remote.Addr() == host }) {
+			there = append(there, p)
+		}
+	}
+	return there
+}
+
+// answering finds the phone that the response m is from when it comes from another
+// port of its host than the one that was asked: nil when no phone owes it.
+func (s *LANSide) answering(f *flow, m *sipmsg.Message) *lanPhone {
+	host := f.remote.Addr()
+	for _, p := range s.phonesOn(host) {
+		p.mu.Lock()
+		c := p.edge.findClient(m)
+		p.mu.Unlock()
+		if c != nil && c.peer.(*flow).remote.Addr() == host {
+			return p
+		}
+	}
+	return nil
 }
 
 const instancePrefix = "instance:"
@@ -331,8 +336,8 @@ func (s *LANSide) forget(f *flow) {
 // unlink is called with mu held.
 func (s *LANSide) unlink(f *flow) {
 	delete(s.byFlow, f)
-	if f.udp != nil && s.flows[flowKey{f.udp, f.remote}] == f {
-		delete(s.flows, flowKey{f.udp, f.remote})
+	if f.sock != nil && s.flows[f.key()] == f {
+		delete(s.flows, f.key())
 	}
 }
 

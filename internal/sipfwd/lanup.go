@@ -86,7 +86,7 @@ func (p *lanPhone) trackRequest(s *serverTx, f *flow, m *sipmsg.Message) *refusa
 	}
 	answer := string(m.Method()) == "PRACK" && l.delayed
 	s.offer = !answer
-	if !p.ensurePorts(l) {
+	if !p.ensurePorts(l, f, up) {
 		p.legs.abandon(l, m, noMediaPort.reason)
 		return noMediaPort
 	}
@@ -106,7 +106,9 @@ func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
 }
 
 // ensurePorts allocates a media port for every m-line of p.sdp that has none.
-func (p *lanPhone) ensurePorts(l *leg) bool {
+// The phone on f finds them at the address of ours that it uses for SIP, or near
+// what the SDP names, if it is the phone's own: it travels in direction from.
+func (p *lanPhone) ensurePorts(l *leg, f *flow, from direction) bool {
 	for i, m := range p.sdp.Media() {
 		if m.Port == 0 || !m.OverUDP() {
 			continue
@@ -118,8 +120,12 @@ func (p *lanPhone) ensurePorts(l *leg) bool {
 		if line.port != nil {
 			continue
 		}
+		lan := f.media()
+		if from == up {
+			lan = p.side.mediaNear(m.Addr.Unmap(), lan)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), allocWait)
-		port, err := p.side.cfg.Allocate(ctx)
+		port, err := p.side.cfg.Allocate(ctx, lan)
 		cancel()
 		if err != nil {
 			p.side.counters.Counter(noMediaPort.counter).Inc()
@@ -143,7 +149,7 @@ func (p *lanPhone) ackFromPhone(f *flow, m *sipmsg.Message) {
 	}
 	if l != nil {
 		l.flow = f
-		if has && p.ensurePorts(l) {
+		if has && p.ensurePorts(l, f, up) {
 			p.sdpUp(l, m, true)
 		}
 	}
@@ -183,7 +189,7 @@ func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
 		if c.offer && m.StatusCode() >= 300 {
 			l.pbxAnswered(false)
 		}
-		if has, no := p.sdp.find(m); no == nil && has && m.StatusCode() < 300 && p.ensurePorts(l) {
+		if has, no := p.sdp.find(m); no == nil && has && m.StatusCode() < 300 && p.ensurePorts(l, f, up) {
 			p.sdpUp(l, m, c.offer)
 			l.delayed = l.delayed || !c.offer
 		}

@@ -102,7 +102,7 @@ func (l *leg) rejected() {
 func (line *mediaLine) connect(l *leg) {
 	switch to := line.peer.now; {
 	case line.port != nil:
-		line.port.SetPhone(to.rtp, to.rtcp, l.signalling())
+		line.port.SetPhone(l.zoned(to.rtp), l.zoned(to.rtcp), l.signalling())
 	case line.relay != nil:
 		line.relay.SetRemote(to.rtp, to.rtcp)
 	}
@@ -163,6 +163,15 @@ func (l *leg) signalling() netip.Addr {
 		return netip.Addr{}
 	}
 	return l.flow.remote.Addr()
+}
+
+// zoned is an address in the phone's SDP, which cannot tell of a zone, with that of
+// the phone's flow where it needs one.
+func (l *leg) zoned(a netip.AddrPort) netip.AddrPort {
+	if l.flow == nil || !a.Addr().IsLinkLocalUnicast() || a.Addr().Is4() {
+		return a
+	}
+	return netip.AddrPortFrom(a.Addr().WithZone(l.flow.at.Zone()), a.Port())
 }
 
 func (l *leg) stats() []MediaStats {

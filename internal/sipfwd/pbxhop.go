@@ -26,15 +26,10 @@ func (port *phonePort) hopTo(addr netip.AddrPort) hop {
 	return linkHop{port, addr}
 }
 
-// replyTo is the way of responses to the request m, RFC 3261 section 18.2.2 and
-// RFC 3581. pbx is where requests go.
+// replyTo is the way of responses to the request m. pbx is where requests go.
 func (port *phonePort) replyTo(from source, pbx netip.AddrPort, m *sipmsg.Message) hop {
-	if via, _ := m.TopVia(); from.stream == nil && !via.HasRPort {
-		sentBy := via.Port
-		if sentBy == 0 {
-			sentBy = 5060
-		}
-		from.addr = netip.AddrPortFrom(from.addr.Addr(), uint16(sentBy))
+	if via, ok := m.TopVia(); ok && from.stream == nil {
+		from.addr = replyAddr(via, from.addr)
 	}
 	return port.backTo(from, pbx)
 }

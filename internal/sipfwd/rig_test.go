@@ -76,8 +76,7 @@ func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
 	})
 	udp, ln := listenBoth(t)
 	r.proxy = addrPort(udp.LocalAddr())
-	go r.lan.ServeUDP(udp)
-	go r.lan.ServeTCP(ln)
+	r.serve(udp, ln)
 	secure, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +92,11 @@ func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
 		}
 	})
 	return r
+}
+
+func (r *rig) serve(udp *net.UDPConn, ln net.Listener) {
+	go r.lan.ServeUDP(udp)
+	go r.lan.ServeTCP(ln)
 }
 
 func listenBoth(t testing.TB) (*net.UDPConn, net.Listener) {
@@ -212,15 +216,18 @@ type fakeRelay struct {
 	rtp, rtcp netip.AddrPort
 }
 
-func (f *fakeMedia) allocate(context.Context) (MediaPort, error) {
+func (f *fakeMedia) allocate(_ context.Context, lan netip.Addr) (MediaPort, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fail.Load() {
 		return nil, errors.New("no port is left")
 	}
 	f.n++
+	if lan == netip.MustParseAddr("127.0.0.1") {
+		lan = netip.MustParseAddr("127.0.0.10")
+	}
 	p := &fakePort{
-		lan: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.10"), uint16(40000+2*f.n)),
+		lan: netip.AddrPortFrom(lan, uint16(40000+2*f.n)),
 		pbx: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.20"), uint16(50000+2*f.n)),
 	}
 	f.ports = append(f.ports, p)

@@ -2,10 +2,12 @@ package sipfwd
 
 import (
 	"bytes"
+	"net/netip"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
+	"github.com/siptunnel/siptunnel/internal/sipmsg/iptext"
 )
 
 // Rules that both halves share.
@@ -31,6 +33,24 @@ func oneHopLess(m *sipmsg.Message) bool {
 		m.SetMaxForwards(n - 1)
 	}
 	return n > 0
+}
+
+// replyAddr is where the responses to a request go whose topmost Via is via and
+// that came from from over UDP: back there, whether the sender asks for it with
+// rport (RFC 3581) or not, since all but a few send from the socket that they
+// listen on, and behind a NAT nothing else reaches them. The few name their own
+// address and another port in the Via without rport, and listen at that one alone
+// (RFC 3261 section 18.2.2).
+func replyAddr(via sipmsg.ViaParm, from netip.AddrPort) netip.AddrPort {
+	host, isIP := iptext.Parse(via.Host)
+	if via.HasRPort || !isIP || host.Unmap() != from.Addr().WithZone("") {
+		return from
+	}
+	port := via.Port
+	if port == 0 {
+		port = 5060
+	}
+	return netip.AddrPortFrom(from.Addr(), uint16(port))
 }
 
 // createsDialog says whether the request m may begin a dialog.

@@ -223,7 +223,7 @@ func (s *LANSide) accept(conn net.Conn, transport string, cfg *tls.Config) {
 	s.streams[st] = struct{}{}
 	s.wg.Add(2)
 	s.mu.Unlock()
-	f := &flow{transport: transport, remote: remote, local: local, stream: st, counters: s.counters}
+	f := &flow{transport: transport, remote: remote, local: s.told(local), at: local.Addr(), stream: st, counters: s.counters}
 	go func() {
 		defer s.wg.Done()
 		st.write()
