@@ -22,6 +22,12 @@ func (e events) PhoneGone(p sipfwd.PhoneInfo, reason string) {
 	e.log.Info("phone gone", append(phone(p), text("reason", reason))...)
 }
 
+func (e events) TrunkOpened(t sipfwd.TrunkInfo) { e.log.Info("trunk open", trunk(t)...) }
+
+func (e events) TrunkGone(t sipfwd.TrunkInfo, reason string) {
+	e.log.Warn("trunk gone", append(trunk(t), text("reason", reason))...)
+}
+
 func (e events) CallStarted(c sipfwd.CallInfo) { e.log.Info("call started", call(c)...) }
 
 func (e events) CallEnded(c sipfwd.CallInfo) {
@@ -65,6 +71,10 @@ func (s stream) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 
 func phone(p sipfwd.PhoneInfo) []zap.Field {
 	return []zap.Field{text("phone", p.AOR), text("contact", p.Contact), text("source", p.Source), text("address", p.Address)}
+}
+
+func trunk(t sipfwd.TrunkInfo) []zap.Field {
+	return []zap.Field{text("trunk", t.Name), text("peer", t.Peer), text("address", t.Address)}
 }
 
 func call(c sipfwd.CallInfo) []zap.Field {

@@ -315,22 +315,44 @@ func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
 		return l.contact, true
 	}
 	u, ok := sipmsg.ParseURI(m.RequestURI())
+	if b := p.bindingFor(string(u.User), lineOf(u)); ok && b != nil {
+		return []byte(b.URI), true
+	}
+	if p.trunk != "" {
+		return m.RequestURI(), true // the LAN side knows where to
+	}
 	if !ok {
 		return nil, false
 	}
-	if b := p.bindingFor(string(u.User), lineOf(u)); b != nil {
-		return []byte(b.URI), true
-	}
-	if len(p.bindings) != 1 || len(u.User) == 0 {
+	b := p.catchAll()
+	if b == nil || len(u.User) == 0 {
 		return nil, false
 	}
-	b := p.bindings[0]
 	own, _ := sipmsg.ParseURI([]byte(b.URI))
-	scheme, rest, _ := strings.Cut(b.URI, ":")
-	if len(own.User) > 0 {
-		rest = rest[len(own.User)+1:]
+	return atUser(own, u.User), true
+}
+
+// catchAll is the binding that takes requests for users of which there is none:
+// the only one of the port, or that of all numbers of a small PBX, which has no
+// user (RFC 6140). It is nil when there is neither.
+func (p *pbxPhone) catchAll() *pbxBinding {
+	if b := p.bindingFor("", 0); b != nil || len(p.bindings) != 1 {
+		return b
 	}
-	return []byte(scheme + ":" + string(u.User) + "@" + rest), true
+	return p.bindings[0]
+}
+
+// atUser is the URI u with another user. That a Contact stands for many numbers
+// is no part of the URI of one of them (RFC 6140 section 7.1.1).
+func atUser(u sipmsg.URI, user []byte) []byte {
+	uri := append(append([]byte(nil), u.Scheme...), ':')
+	uri = append(append(uri, user...), '@')
+	uri = append(append(uri, u.Host...), portSuffix(u.Port)...)
+	uri = appendParams(uri, u.Params, "bnc")
+	if len(u.Headers) > 0 {
+		uri = append(append(uri, '?'), u.Headers...)
+	}
+	return uri
 }
 
 // rewriteContacts puts this phone's port into the Contacts of m, a message of
@@ -356,7 +378,7 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pb
 			uri = append(uri, '@')
 		}
 		uri = append(uri, p.port.addr.String()...)
-		uri = appendParams(uri, u.Params)
+		uri = appendParams(uri, u.Params, "transport", "alias", lineParam)
 		if t := p.transport(); t != "UDP" {
 			uri = append(uri, ";transport="+strings.ToLower(t)...)
 		}
@@ -386,15 +408,15 @@ func replaceURI(m *sipmsg.Message, a sipmsg.Addr, uri []byte) {
 	}
 }
 
-// appendParams appends the URI parameters params to dst, but those that would
-// describe the phone's own flow.
-func appendParams(dst, params []byte) []byte {
+// appendParams appends the URI parameters params to dst, as they stand, but those
+// named in without.
+func appendParams(dst, params []byte, without ...string) []byte {
 	for {
 		name, _, rest, ok := sipmsg.CutParam(params)
 		if !ok {
 			return dst
 		}
-		if !slices.ContainsFunc([]string{"transport", "alias", lineParam}, func(d string) bool { return strings.EqualFold(d, string(name)) }) {
+		if !slices.ContainsFunc(without, func(d string) bool { return strings.EqualFold(d, string(name)) }) {
 			dst = append(dst, params[:len(params)-len(rest)]...)
 		}
 		params = rest

@@ -22,6 +22,7 @@ var (
 	noRoomLeft     = &refusal{503, "Service Unavailable", "sip.refused.too_many_transactions", []string{"Retry-After", "10"}}
 	requestTimeout = &refusal{408, "Request Timeout", "", nil}
 	pbxUnreachable = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
+	trunkAway      = &refusal{503, "Trunk Unreachable", "sip.refused.trunk_unreachable", []string{"Retry-After", "10"}}
 	noMediaPort    = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
 	unknownScheme  = &refusal{416, "Unsupported URI Scheme", "sip.refused.unknown_scheme", nil}
 	badContact     = &refusal{400, "Malformed Contact", "sip.refused.malformed_contact", nil}

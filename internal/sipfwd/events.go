@@ -12,6 +12,10 @@ type Events interface {
 	// PhoneGone is called when the last binding of an address of record has
 	// been removed or has expired.
 	PhoneGone(p PhoneInfo, reason string)
+	// TrunkOpened is called when a trunk has its port beside the PBX.
+	TrunkOpened(TrunkInfo)
+	// TrunkGone is called when it is no longer served.
+	TrunkGone(t TrunkInfo, reason string)
 	// CallStarted is called when an INVITE that starts a call is forwarded.
 	CallStarted(CallInfo)
 	// CallEnded is called once for every started call.
@@ -60,5 +64,7 @@ type noEvents struct{}
 
 func (noEvents) PhoneRegistered(PhoneInfo)   {}
 func (noEvents) PhoneGone(PhoneInfo, string) {}
+func (noEvents) TrunkOpened(TrunkInfo)       {}
+func (noEvents) TrunkGone(TrunkInfo, string) {}
 func (noEvents) CallStarted(CallInfo)        {}
 func (noEvents) CallEnded(CallInfo)          {}

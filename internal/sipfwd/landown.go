@@ -56,6 +56,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 		return
 	}
 	offer := false
+	p.trunk.retarget(m)
 	if l != nil {
 		l.flow = f
 		if has {
@@ -71,6 +72,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 	if recordsRoute(m) {
 		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute(m.RequestURI()))
 	}
+	l.throughProxies(m)
 	branch := newBranch()
 	m.PushVia([]byte(f.via() + ";branch=" + branch))
 	if f.reliable() {
@@ -100,6 +102,9 @@ func (p *lanPhone) sdpDown(l *leg, m *sipmsg.Message, answer bool) {
 // where it has registered.
 // Never where a Contact points.
 func (p *lanPhone) route(l *leg, m *sipmsg.Message) *flow {
+	if p.trunk != nil {
+		return p.trunk.toTrunk()
+	}
 	if l != nil && l.flow != nil && !l.flow.gone.Load() {
 		return l.flow
 	}
@@ -139,6 +144,8 @@ func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
 		p.side.counters.Counter(tooManyHops.counter).Inc()
 		return
 	}
+	p.trunk.retarget(m)
+	l.throughProxies(m)
 	m.PushVia([]byte(f.via() + ";branch=" + newBranch()))
 	if f.reliable() {
 		m.EnsureContentLength()
@@ -171,7 +178,7 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 		p.registered(s, f, m)
 	}
 	if status > 100 && status < 300 && m.ToTag() != nil && s.creates {
-		m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute(requestURI(s.request)))
+		f.recordProxies(s, m)
 	}
 	stripOutbound(m)
 	if f.reliable() {

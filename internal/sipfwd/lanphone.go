@@ -25,7 +25,8 @@ type lanPhone struct {
 	key    string
 	source netip.Addr // where it was first heard from
 	inbox  chan inbound
-	flows  []*flow // the latest, oldest first; guarded by side.mu
+	trunk  *lanTrunk // nil: it is a phone
+	flows  []*flow   // the latest, oldest first; guarded by side.mu
 
 	mu       sync.Mutex
 	conn     net.PacketConn // nil until the tunnel has opened it
@@ -110,6 +111,9 @@ func (p *lanPhone) serve() {
 
 // retire ends a phone that nothing refers to any more.
 func (p *lanPhone) retire() bool {
+	if p.trunk != nil {
+		return false
+	}
 	p.mu.Lock()
 	patience := strangerIdle
 	if p.known {
@@ -153,11 +157,17 @@ func (p *lanPhone) open() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)
 	defer cancel()
 	conn, err := p.side.cfg.Tunnel.OpenPhone(ctx, p.key)
+	if p.trunk != nil {
+		p.trunk.opened(err)
+	}
 	if err != nil {
 		p.side.counters.Counter("sip.refused.phone_not_opened").Inc()
 		return false
 	}
 	p.conn = conn
+	if p.trunk != nil {
+		p.side.cfg.Events.TrunkOpened(p.trunk.info())
+	}
 	p.side.wg.Add(1)
 	go func() {
 		defer p.side.wg.Done()
@@ -224,7 +234,11 @@ func (p *lanPhone) reset(reason error) {
 
 // hangUp tells the phone that a call is over, in the name of the PBX.
 func (p *lanPhone) hangUp(l *leg, reason string) {
-	if f := l.flow; f != nil && !f.gone.Load() {
+	f := l.flow
+	if p.trunk != nil {
+		f = p.trunk.toTrunk()
+	}
+	if f != nil && !f.gone.Load() {
 		p.edge.sendBye(l, down, f.via(), reason, f)
 	}
 }

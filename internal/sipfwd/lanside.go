@@ -74,6 +74,7 @@ type LANSideConfig struct {
 	// Networks are served besides loopback, private, link-local and on-link
 	// sources.
 	Networks []netip.Prefix
+	Trunks   []Trunk // with names that differ
 	Events   Events
 	Counters *counter.Set
 }
@@ -97,6 +98,10 @@ type LANSide struct {
 	flows   map[flowKey]*flow // of UDP
 	byFlow  map[*flow]*lanPhone
 	streams map[*stream]struct{}
+	udp     []*lanSocket // where phones send to
+	tcpPort uint16       // likewise
+
+	trunks []*lanTrunk // for ever the same
 }
 
 type flowKey struct {
@@ -114,11 +119,13 @@ func NewLANSide(cfg LANSideConfig) *LANSide {
 	if cfg.Counters == nil {
 		cfg.Counters = new(counter.Set)
 	}
-	return &LANSide{
+	s := &LANSide{
 		cfg: cfg, counters: cfg.Counters, nearby: surroundings{addrs: net.InterfaceAddrs}, done: make(chan struct{}),
 		ports: make(map[int]bool), phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
 		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}),
 	}
+	s.openTrunks(cfg.Trunks)
+	return s
 }
 
 func (s *LANSide) closing() bool {
@@ -157,8 +164,13 @@ func (s *LANSide) listensOn(port int) bool {
 func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 	s.mu.Lock()
 	p := s.byFlow[f]
+	if p == nil {
+		if p = s.trunkAt(f.remote); p != nil {
+			s.link(f, p)
+		}
+	}
 	s.mu.Unlock()
-	if p == nil || bytes.HasPrefix(b, []byte("REGISTER ")) {
+	if p == nil || p.trunk == nil && bytes.HasPrefix(b, []byte("REGISTER ")) {
 		// A flow is new, or may have changed hands: another phone on an old
 		// address shows itself by its instance, RFC 5626 section 4.1.
 		if err := m.Parse(b); err != nil {
@@ -223,6 +235,12 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 		s.wg.Add(1)
 		go q.serve()
 	}
+	s.link(f, q)
+	return q
+}
+
+// link notes that f is q's. It is called with mu held.
+func (s *LANSide) link(f *flow, q *lanPhone) {
 	s.byFlow[f] = q
 	if f.sock != nil {
 		s.flows[f.key()] = f
@@ -234,7 +252,6 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
 		}
 		q.flows = slices.Delete(q.flows, 0, 1)
 	}
-	return q
 }
 
 // phonesAt counts the phones that were first heard from a. It is called with mu

@@ -79,6 +79,9 @@ func (s *LANSide) ServeUDP(conn *net.UDPConn) error {
 		return nil
 	}
 	defer s.wg.Done()
+	s.mu.Lock()
+	s.udp = append(s.udp, sock)
+	s.mu.Unlock()
 	buf := make([]byte, maxMessage)
 	var m sipmsg.Message
 	for {
@@ -133,12 +136,16 @@ func (s *LANSide) datagram(sock *lanSocket, at netip.Addr, from netip.AddrPort, 
 		}
 	}
 	if f == nil {
-		f = &flow{
-			transport: "UDP", remote: from, local: s.told(netip.AddrPortFrom(at, sock.bound.Port())), at: at,
-			sock: sock, from: sock.sendFrom(at), counters: s.counters,
-		}
+		f = s.newUDPFlow(sock, at, from)
 	}
 	s.deliver(f, b, m)
+}
+
+func (s *LANSide) newUDPFlow(sock *lanSocket, at netip.Addr, remote netip.AddrPort) *flow {
+	return &flow{
+		transport: "UDP", remote: remote, local: s.told(netip.AddrPortFrom(at, sock.bound.Port())), at: at,
+		sock: sock, from: sock.sendFrom(at), counters: s.counters,
+	}
 }
 
 func (s *LANSide) flowAt(key flowKey) *flow {

@@ -26,6 +26,9 @@ func (p *lanPhone) fromPhone(f *flow, b []byte) {
 		return
 	}
 	p.flow = f
+	if p.trunk != nil {
+		p.trunk.heard = p.lastUsed
+	}
 	m.SetViaReceived(f.remote.Addr(), f.remote.Port())
 	switch string(m.Method()) {
 	case "ACK":
@@ -45,7 +48,7 @@ func (p *lanPhone) requestFromPhone(f *flow, m *sipmsg.Message) {
 		return
 	}
 	method := string(m.Method())
-	if method == "OPTIONS" && p.addressedToUs(f, m.RequestURI()) && userOf(m.RequestURI()) == "" {
+	if method == "OPTIONS" && p.trunk == nil && p.addressedToUs(f, m.RequestURI()) && userOf(m.RequestURI()) == "" {
 		p.edge.refuse(s, 200, "OK", "Accept", "application/sdp", "Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
 		return
 	}
@@ -81,6 +84,7 @@ func (p *lanPhone) trackRequest(s *serverTx, f *flow, m *sipmsg.Message) *refusa
 	}
 	s.leg, l.flow = l, f
 	l.notePeer(m)
+	l.noteProxies(m)
 	if !has {
 		return nil
 	}
@@ -185,6 +189,7 @@ func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
 	}
 	if l := c.leg; l != nil && !l.ended {
 		l.notePeer(m)
+		p.noteProxiesIn(l, f, m)
 		p.legs.response(l, m, down)
 		if c.offer && m.StatusCode() >= 300 {
 			l.pbxAnswered(false)

@@ -71,9 +71,9 @@ type leg struct {
 
 	// For a BYE of our own to the SIP peer of this half, should the tunnel be
 	// gone for good.
-	peerTarget []byte // the peer's Contact URI
-	routes     []string
-	from, to   string // From and To of the dialog as the initiator writes them
+	peerTarget []byte   // the peer's Contact URI
+	routes     []string // LAN side: of what the PBX sends, too
+	from, to   string   // From and To of the dialog as the initiator writes them
 	seq        [2]uint32
 }
 

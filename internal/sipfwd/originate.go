@@ -216,17 +216,21 @@ func badRequest(m *sipmsg.Message, err error, from netip.AddrPort) []byte {
 	return responseTo(m, pe.Code, pe.Reason, statelessTag+randomHex())
 }
 
-// unknownExtensions are the option tags of the request m's Proxy-Require: this
-// proxy knows none (RFC 3261 section 16.3 item 5). ok is false without any.
+// unknownExtensions are those option tags of the request m's Proxy-Require that
+// this proxy does not know (RFC 3261 section 16.3 item 5). It knows gin, with
+// which a small PBX registers all of its numbers at once (RFC 6140): nothing but
+// its Contact, and the Path that is not there, concerns a proxy. ok is false
+// without any.
 func unknownExtensions(m *sipmsg.Message) (tags string, ok bool) {
-	for _, h := range m.Headers() {
-		if h.Kind == sipmsg.ProxyRequire {
-			if ok {
-				tags += ", "
-			}
-			tags += string(m.Text(h.Value))
-			ok = true
+	for it := m.Values(sipmsg.ProxyRequire); it.Next(); {
+		if strings.EqualFold(string(it.Bytes()), "gin") {
+			continue
 		}
+		if ok {
+			tags += ", "
+		}
+		tags += string(it.Bytes())
+		ok = true
 	}
 	return tags, ok
 }

@@ -105,6 +105,7 @@ func (p *pbxPhone) requestFromPBX(peer hop, m *sipmsg.Message) {
 		}
 	}
 	m.SetRequestURI(uri)
+	p.stripOwnRoutes(m)
 	stripOutbound(m)
 	if !p.forward() {
 		p.legs.abandon(l, m, "too complex")
@@ -144,6 +145,7 @@ func (p *pbxPhone) ackFromPBX(m *sipmsg.Message) {
 		p.sdpDown(l, true)
 	}
 	m.SetRequestURI(uri)
+	p.stripOwnRoutes(m)
 	p.forward()
 }
 
@@ -154,6 +156,7 @@ func (p *pbxPhone) cancelFromPBX(peer hop, m *sipmsg.Message) {
 		return
 	}
 	s.cancel = true
+	p.stripOwnRoutes(m)
 	p.forward()
 }
 

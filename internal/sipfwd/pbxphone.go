@@ -21,6 +21,8 @@ type pbxPhone struct {
 	id   uint32
 	key  string
 	port *phonePort
+	// trunk is its name, if the phone is one.
+	trunk string
 
 	mu       sync.Mutex
 	edge     *edge
@@ -35,6 +37,9 @@ type pbxPhone struct {
 
 func newPBXPhone(s *PBXSide, id uint32, key string) *pbxPhone {
 	p := &pbxPhone{side: s, id: id, key: key}
+	if name, ok := trunkOfKey(key); ok {
+		p.trunk = name
+	}
 	p.edge = newEdge(&p.mu, s.counters, &s.budget, p.timedOut)
 	p.legs = newLegTable(p.edge, s.cfg.Events, p.hangUp)
 	p.legs.elsewhere = p.direct
@@ -97,6 +102,10 @@ func (p *pbxPhone) end(reason string) {
 		b := p.bindings[0]
 		life = max(life, time.Until(b.Expires)+legLinger)
 		p.drop(b, reason)
+	}
+	if p.trunk != "" {
+		life = trunkLinger
+		p.side.cfg.Events.TrunkGone(p.trunkInfo(), reason)
 	}
 	p.port.release(p, life)
 }

@@ -90,6 +90,9 @@ func (s *PBXSide) OpenPhone(id uint32, key string, state []byte) (netip.AddrPort
 	p.port = port
 	p.restore(state)
 	s.phones[id] = p
+	if p.trunk != "" {
+		s.cfg.Events.TrunkOpened(p.trunkInfo())
+	}
 	return port.addr, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +38,9 @@ type PhonePortsConfig struct {
 	// addresses out of SourceNetwork, which this machine must be able to bind.
 	Sources       Sources
 	SourceNetwork netip.Prefix
+	// TrunkPorts are the ports of certain trunks, inside the range or not. Nobody
+	// else gets them.
+	TrunkPorts map[TrunkID]uint16
 	// Transport of the phones' requests to the PBX, "UDP" (also for ""), "TCP"
 	// or "TLS". With TLS, ClientTLS says which PBX is trusted, and ServerTLS is
 	// for connections of the PBX to the ports.
@@ -127,7 +131,11 @@ func (p *PhonePorts) load() error {
 		return fmt.Errorf("%s is damaged: %w", p.cfg.StateFile, err)
 	}
 	for _, e := range entries {
-		p.book[phoneID{e.Credential, e.Key}] = &e
+		id := phoneID{e.Credential, e.Key}
+		if of, port, ok := p.fixed(id); e.Port != port && p.isFixed(e.Port) || ok && of != id {
+			continue // the port is a trunk's now, or the trunk has another one
+		}
+		p.book[id] = &e
 	}
 	return nil
 }
@@ -163,6 +171,7 @@ func (p *PhonePorts) acquire(id phoneID, owner *pbxPhone) (port *phonePort, past
 	if p.closed {
 		return nil, nil, net.ErrClosed
 	}
+	id, _, _ = p.fixed(id)
 	port = p.open[id]
 	if port == nil {
 		socks, err := p.bind(id)
@@ -189,6 +198,9 @@ func (p *PhonePorts) bind(id phoneID) (sockets, error) {
 	if err != nil {
 		return sockets{}, err
 	}
+	if _, port, ok := p.fixed(id); ok {
+		return p.bindFixed(id, source, port)
+	}
 	if e := p.book[id]; e != nil && e.Port >= p.cfg.Low && e.Port <= p.cfg.High {
 		if socks, err := p.listen(source, e.Port, p.cfg.Transport != "UDP"); err == nil {
 			p.remember(id, source, e.Port)
@@ -204,7 +216,7 @@ func (p *PhonePorts) bind(id phoneID) (sockets, error) {
 		}
 	}
 	for n := int(p.cfg.Low); n <= int(p.cfg.High) && own < p.quota(); n++ {
-		if taken[uint16(n)] {
+		if taken[uint16(n)] || p.isFixed(uint16(n)) {
 			continue
 		}
 		if socks, err := p.listen(source, uint16(n), true); err == nil {
@@ -213,6 +225,22 @@ func (p *PhonePorts) bind(id phoneID) (sockets, error) {
 		}
 	}
 	return p.reuse(id, source, own >= p.quota())
+}
+
+// bindFixed opens the port that is configured for the trunk id.
+func (p *PhonePorts) bindFixed(id phoneID, source netip.Addr, port uint16) (sockets, error) {
+	socks, err := p.listen(source, port, true)
+	if err == nil {
+		p.remember(id, source, port)
+		return socks, nil
+	}
+	p.cfg.Counters.Counter("sip.refused.no_trunk_port").Inc()
+	if now := time.Now(); now.Sub(p.warned) > time.Minute {
+		p.warned = now
+		p.cfg.Logger.Warn("a trunk's port is not free: stop the other program (ss -lnptu names it), or choose another --trunk-port",
+			zap.String("credential", id.Credential), zap.String("trunk", strings.TrimPrefix(id.Key, trunkMark)), zap.Error(err))
+	}
+	return socks, err
 }
 
 // quota is how many ports one credential can have: a stolen one must not leave
@@ -238,6 +266,9 @@ func (p *PhonePorts) reuse(id phoneID, source netip.Addr, ownOnly bool) (sockets
 		return a.Used.Compare(b.Used)
 	})
 	for _, e := range away {
+		if e.Port < p.cfg.Low || e.Port > p.cfg.High || p.isFixed(e.Port) {
+			continue
+		}
 		if socks, err := p.listen(source, e.Port, true); err == nil {
 			delete(p.book, phoneID{e.Credential, e.Key})
 			p.remember(id, source, e.Port)
@@ -282,9 +313,6 @@ type sockets struct {
 // listen opens port for UDP and TCP. A phone that has had the port keeps it, if
 // need be, while another program has it for TCP.
 func (p *PhonePorts) listen(source netip.Addr, port uint16, both bool) (socks sockets, err error) {
-	if port < p.cfg.Low || port > p.cfg.High {
-		return socks, ErrNoPhonePort
-	}
 	lc := net.ListenConfig{Control: dscp.Signalling.Control}
 	at := netip.AddrPortFrom(source, port).String()
 	udp, err := lc.ListenPacket(context.Background(), "udp", at)

@@ -188,6 +188,8 @@ func (c *fakePhoneConn) WriteTo(b []byte, _ net.Addr) (int, error) {
 	return len(b), nil
 }
 
+func (c *fakePhoneConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
+
 func (c *fakePhoneConn) Close() error {
 	c.once.Do(func() { close(c.done) })
 	return nil
@@ -307,6 +309,8 @@ func (e *recordedEvents) add(format string, args ...any) {
 }
 func (e *recordedEvents) PhoneRegistered(p PhoneInfo)     { e.add("registered %s", p.AOR) }
 func (e *recordedEvents) PhoneGone(p PhoneInfo, r string) { e.add("gone %s: %s", p.AOR, r) }
+func (e *recordedEvents) TrunkOpened(t TrunkInfo)         { e.add("trunk %s", t.Name) }
+func (e *recordedEvents) TrunkGone(t TrunkInfo, r string) { e.add("trunk %s gone: %s", t.Name, r) }
 func (e *recordedEvents) CallStarted(c CallInfo)          { e.add("started %s", c.Direction) }
 func (e *recordedEvents) CallEnded(c CallInfo)            { e.add("ended %s", c.Reason) }
 func (e *recordedEvents) has(line string) bool {
@@ -620,7 +624,7 @@ func (r *rig) register(a *agent, user string) string {
 	return strings.Trim(seen, "<>")
 }
 
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

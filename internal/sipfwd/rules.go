@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"bytes"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
@@ -101,10 +102,25 @@ func cancelFor(c *clientTx, m *sipmsg.Message) []byte {
 	theirs, _ := m.TopVia()
 	m.Replace(theirs.Value, invite.Text(own.Value))
 	m.SetRequestURI(invite.RequestURI())
+	if routes := routeSet(&invite); routes != routeSet(m) {
+		m.RemoveAll(sipmsg.Route)
+		if routes != "" {
+			m.AddAfter(sipmsg.Route, "Route", []byte(routes))
+		}
+	}
 	if c.peer.reliable() {
 		m.EnsureContentLength()
 	}
 	return m.AppendTo(nil)
+}
+
+// routeSet are the Route values of m.
+func routeSet(m *sipmsg.Message) string {
+	var routes []string
+	for it := m.Values(sipmsg.Route); it.Next(); {
+		routes = append(routes, string(it.Bytes()))
+	}
+	return strings.Join(routes, ", ")
 }
 
 // answerCancel is the response to the CANCEL m, which means the transaction s,

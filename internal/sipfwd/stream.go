@@ -193,6 +193,11 @@ func (s *LANSide) serveStreams(ln net.Listener, transport string, cfg *tls.Confi
 		return nil
 	}
 	defer s.wg.Done()
+	if transport == "TCP" {
+		s.mu.Lock()
+		s.tcpPort = addrPort(ln.Addr()).Port()
+		s.mu.Unlock()
+	}
 	err := acceptAll(ln, s.done, s.counters, func(conn net.Conn) {
 		if s.serves(addrPort(conn.RemoteAddr()).Addr()) {
 			s.accept(conn, transport, cfg)

@@ -61,5 +61,5 @@ func (s *LANSide) serves(a netip.Addr) bool {
 		return true
 	}
 	within := func(p netip.Prefix) bool { return p.Contains(a) }
-	return slices.ContainsFunc(s.cfg.Networks, within) || s.nearby.onLink(a)
+	return slices.ContainsFunc(s.cfg.Networks, within) || s.nearby.onLink(a) || s.isTrunk(a)
 }
