@@ -46,8 +46,8 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 	}
 	f := p.route(l, m)
 	if f == nil {
-		p.side.counters.Counter("sip.refused.flow_gone").Inc()
-		refuse(480, "Phone Not Connected")
+		p.side.counters.Counter(notConnected.counter).Inc()
+		refuse(notConnected.status, notConnected.reason)
 		return
 	}
 	if !oneHopLess(m) {
@@ -173,7 +173,7 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 		p.legs.response(l, m, up)
 		p.responseSDPDown(s, l, m, status)
 	}
-	f := s.peer.(*flow)
+	f := p.backTo(s)
 	if status/100 == 2 && s.key.method == "REGISTER" {
 		p.registered(s, f, m)
 	}

@@ -28,6 +28,8 @@ type lanPhone struct {
 	trunk  *lanTrunk // nil: it is a phone
 	flows  []*flow   // the latest, oldest first; guarded by side.mu
 
+	opening sync.Mutex // of the tunnel, one at a time; taken before mu
+
 	mu       sync.Mutex
 	conn     net.PacketConn // nil until the tunnel has opened it
 	edge     *edge
@@ -146,17 +148,28 @@ func (p *lanPhone) close() {
 	}
 }
 
-// open makes sure that the tunnel knows the phone.
+// open makes sure that the tunnel knows the phone. While it waits for that mu is
+// not held, and what p.msg holds may be lost.
 func (p *lanPhone) open() bool {
-	if p.conn != nil {
-		return true
+	if p.conn != nil || p.closed {
+		return !p.closed
 	}
-	if p.closed {
-		return false
+	p.mu.Unlock()
+	p.opening.Lock()
+	defer p.opening.Unlock()
+	p.mu.Lock()
+	if p.conn != nil || p.closed {
+		return !p.closed
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)
 	defer cancel()
+	p.mu.Unlock()
 	conn, err := p.side.cfg.Tunnel.OpenPhone(ctx, p.key)
+	p.mu.Lock()
+	if err == nil && p.closed {
+		conn.Close()
+		return false
+	}
 	if p.trunk != nil {
 		p.trunk.opened(err)
 	}
@@ -213,6 +226,34 @@ func (p *lanPhone) forward() bool {
 	p.out = appendEdited(p.out[:0], &p.msg, p.side.counters)
 	p.toTunnel(p.out)
 	return len(p.out) > 0
+}
+
+// flowLost answers the PBX for what it has asked the phone on f, a connection that
+// has ended (RFC 3261 section 16.9): it can turn to another Contact. A call that
+// rings may still be answered on the phone's next connection.
+func (p *lanPhone) flowLost(f *flow) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.edge.clients {
+		if c.peer != hop(f) || c.status >= 200 || c.invite && c.status > 0 {
+			continue
+		}
+		p.side.counters.Counter(notConnected.counter).Inc()
+		p.edge.dropClient(c)
+		answerInstead(c, notConnected, p.toTunnel, p.legs)
+	}
+}
+
+// backTo is where responses to s go. Should its connection have ended, the phone's
+// next one takes its place: RFC 3261 section 18.2.2 has a new one opened, which a
+// phone behind a firewall does itself.
+func (p *lanPhone) backTo(s *serverTx) *flow {
+	f := s.peer.(*flow)
+	if now := p.flow; f.gone.Load() && now != nil && now.reliable() && !now.gone.Load() {
+		s.peer = now
+		return now
+	}
+	return f
 }
 
 // reset ends what a lost session leaves behind.

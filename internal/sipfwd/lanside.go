@@ -90,16 +90,17 @@ type LANSide struct {
 	budget   budget
 	crossbar crossbar
 
-	mu      sync.Mutex
-	closed  bool
-	closers []io.Closer
-	ports   map[int]bool // that we listen on, in any transport
-	phones  map[string]*lanPhone
-	flows   map[flowKey]*flow // of UDP
-	byFlow  map[*flow]*lanPhone
-	streams map[*stream]struct{}
-	udp     []*lanSocket // where phones send to
-	tcpPort uint16       // likewise
+	mu        sync.Mutex
+	closed    bool
+	closers   []io.Closer
+	ports     map[int]bool // that we listen on, in any transport
+	phones    map[string]*lanPhone
+	flows     map[flowKey]*flow // of UDP
+	byFlow    map[*flow]*lanPhone
+	streams   map[*stream]struct{}
+	streamsAt map[netip.Addr]int // of a host
+	udp       []*lanSocket       // where phones send to
+	tcpPort   uint16             // likewise
 
 	trunks []*lanTrunk // for ever the same
 }
@@ -122,7 +123,7 @@ func NewLANSide(cfg LANSideConfig) *LANSide {
 	s := &LANSide{
 		cfg: cfg, counters: cfg.Counters, nearby: surroundings{addrs: net.InterfaceAddrs}, done: make(chan struct{}),
 		ports: make(map[int]bool), phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
-		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}),
+		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}), streamsAt: make(map[netip.Addr]int),
 	}
 	s.openTrunks(cfg.Trunks)
 	return s
@@ -193,10 +194,20 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 			return
 		}
 	}
+	in := inbound{f, bytes.Clone(b)}
 	select {
-	case p.inbox <- inbound{f, bytes.Clone(b)}:
+	case p.inbox <- in:
+		return
 	default:
+	}
+	if f.stream == nil {
 		s.counters.Counter("sip.dropped.inbox_full").Inc()
+		return
+	}
+	// Nobody repeats what came over a stream: its peer waits, as TCP has it.
+	select {
+	case p.inbox <- in:
+	case <-s.done:
 	}
 }
 
@@ -340,14 +351,16 @@ func (s *LANSide) phoneKey(f *flow, m *sipmsg.Message) string {
 // truncateKey keeps a key within what the tunnel carries.
 func truncateKey(k string) string { return k[:min(len(k), 255)] }
 
-// forget drops what refers to a flow that is gone.
-func (s *LANSide) forget(f *flow) {
+// forget drops what refers to the flow f, which is gone, and returns whose it was.
+func (s *LANSide) forget(f *flow) *lanPhone {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.byFlow[f]; p != nil {
+	p := s.byFlow[f]
+	if p != nil {
 		p.flows = slices.DeleteFunc(p.flows, func(g *flow) bool { return g == f })
 	}
 	s.unlink(f)
+	return p
 }
 
 // unlink is called with mu held.

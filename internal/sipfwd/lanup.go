@@ -60,10 +60,14 @@ func (p *lanPhone) requestFromPhone(f *flow, m *sipmsg.Message) {
 	// A hang-up is kept for the moment when the connection is back: the PBX
 	// would never hear of it otherwise. All else is told at once, so that the
 	// phone can turn to its second server.
-	if (!p.side.cfg.Tunnel.Up() && !(method == "BYE" && p.conn != nil)) || !p.open() {
+	wasOpen := p.conn != nil
+	if !p.side.cfg.Tunnel.Up() && !(method == "BYE" && wasOpen) || !p.open() {
 		p.side.counters.Counter("sip.refused.tunnel_down").Inc()
 		p.edge.refuse(s, 503, "Tunnel Down", "Retry-After", "10")
 		return
+	}
+	if !wasOpen && (s.status >= 200 || m.Parse(s.request) != nil) {
+		return // the session was lost meanwhile
 	}
 	if no := p.trackRequest(s, f, m); no != nil {
 		p.edge.refuseFor(s, no)
@@ -113,6 +117,8 @@ func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
 // The phone on f finds them at the address of ours that it uses for SIP, or near
 // what the SDP names, if it is the phone's own: it travels in direction from.
 func (p *lanPhone) ensurePorts(l *leg, f *flow, from direction) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), allocWait)
+	defer cancel()
 	for i, m := range p.sdp.Media() {
 		if m.Port == 0 || !m.OverUDP() {
 			continue
@@ -128,9 +134,7 @@ func (p *lanPhone) ensurePorts(l *leg, f *flow, from direction) bool {
 		if from == up {
 			lan = p.side.mediaNear(m.Addr.Unmap(), lan)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), allocWait)
 		port, err := p.side.cfg.Allocate(ctx, lan)
-		cancel()
 		if err != nil {
 			p.side.counters.Counter(noMediaPort.counter).Inc()
 			return false

@@ -131,6 +131,7 @@ type fakeTunnel struct {
 	next  uint32
 	conns map[uint32]*fakePhoneConn
 	state map[uint32][]byte
+	gate  atomic.Pointer[chan struct{}] // that OpenPhone waits for
 }
 
 func (f *fakeTunnel) Up() bool       { return f.up.Load() }
@@ -139,6 +140,9 @@ func (f *fakeTunnel) Domain() string { return testDomain }
 func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (net.PacketConn, error) {
 	if !f.Up() {
 		return nil, errors.New("down")
+	}
+	if gate := f.gate.Load(); gate != nil {
+		<-*gate
 	}
 	f.mu.Lock()
 	f.next++

@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	maxStreams  = 2048             // connections of phones
-	streamQueue = 64               // messages that wait for a slow peer
-	streamWrite = 10 * time.Second // a peer that takes nothing for so long is gone
-	streamFlush = time.Second      // for what waits when the connection is closed
-	streamHello = 30 * time.Second // from accept to the first complete message, the TLS handshake among it
-	streamIdle  = 2 * time.Hour
+	maxStreams          = 2048             // connections of phones
+	maxStreamsPerSource = 1024             // one host of the LAN cannot take every place
+	streamQueue         = 64               // messages that wait for a slow peer
+	streamWrite         = 10 * time.Second // a peer that takes nothing for so long is gone
+	streamFlush         = time.Second      // for what waits when the connection is closed
+	streamHello         = 30 * time.Second // from accept to the first complete message, the TLS handshake among it
+	streamIdle          = 2 * time.Hour
 )
 
 // stream is a TCP or TLS connection. Its writer has a bounded queue so that a
@@ -128,7 +129,7 @@ func (s *stream) refuse(fe *sipmsg.FrameError) {
 // receive hands every message of the connection to deliver, until it ends or
 // cannot be read on. hello is how long the peer has for its first message.
 func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
-	s.conn.SetReadDeadline(time.Now().Add(hello))
+	s.conn.SetDeadline(time.Now().Add(hello)) // for what the handshake writes too
 	if secured, ok := s.conn.(*tls.Conn); ok && secured.Handshake() != nil {
 		s.counters.Counter("sip.refused.tls_handshake").Inc()
 		return
@@ -219,13 +220,14 @@ func (s *LANSide) accept(conn net.Conn, transport string, cfg *tls.Config) {
 	}
 	st := newStream(conn, s.counters)
 	s.mu.Lock()
-	if s.closed || len(s.streams) >= maxStreams {
+	if s.closed || len(s.streams) >= maxStreams || s.streamsAt[remote.Addr()] >= maxStreamsPerSource {
 		s.mu.Unlock()
 		s.counters.Counter("sip.refused.too_many_streams").Inc()
 		conn.Close()
 		return
 	}
 	s.streams[st] = struct{}{}
+	s.streamsAt[remote.Addr()]++
 	s.wg.Add(2)
 	s.mu.Unlock()
 	f := &flow{transport: transport, remote: remote, local: s.told(local), at: local.Addr(), stream: st, counters: s.counters}
@@ -241,7 +243,12 @@ func (s *LANSide) accept(conn net.Conn, transport string, cfg *tls.Config) {
 		f.gone.Store(true)
 		s.mu.Lock()
 		delete(s.streams, st)
+		if s.streamsAt[remote.Addr()]--; s.streamsAt[remote.Addr()] == 0 {
+			delete(s.streamsAt, remote.Addr())
+		}
 		s.mu.Unlock()
-		s.forget(f)
+		if p := s.forget(f); p != nil {
+			p.flowLost(f)
+		}
 	}()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -81,15 +82,11 @@ func (s *slot) stop() {
 	}
 }
 
-func (s *slot) running() bool { return s.t != nil }
-
 // serverTx is the server transaction for a request received from the SIP peer
 // and forwarded into the tunnel.
 type serverTx struct {
 	key     txKey
 	invite  bool
-	callID  string
-	cseq    uint32
 	peer    hop
 	cost    int    // of the budget
 	request []byte // as received, with received and rport: what responses of our own are made from
@@ -101,8 +98,30 @@ type serverTx struct {
 	status   int    // of the last response sent, 0 = none
 	last     []byte // the last response sent
 	interval time.Duration
-	resend   slot // timer G, or the 2xx that waits for its ACK
+	resend   slot       // timer G
+	oks      []*success // of an INVITE
 	end      slot
+}
+
+// success is a 2xx to an INVITE, which waits for its own ACK: a fork has several
+// (RFC 3261 section 13.3.1.4).
+type success struct {
+	key      ackKey
+	msg      []byte
+	cost     int // of the budget
+	interval time.Duration
+	resend   slot
+}
+
+// ackKey is what an ACK and the 2xx that it means have in common.
+type ackKey struct {
+	callID, fromTag, toTag string
+	cseq                   uint32
+}
+
+func ackKeyOf(m *sipmsg.Message) ackKey {
+	seq, _ := m.CSeq()
+	return ackKey{string(m.CallID()), string(m.FromTag()), string(m.ToTag()), seq}
 }
 
 // clientTx is the client transaction for a request that came out of the tunnel
@@ -133,6 +152,7 @@ type edge struct {
 	mu       *sync.Mutex
 	servers  map[txKey]*serverTx
 	clients  map[txKey]*clientTx
+	oks      map[ackKey]*success // that have not been acknowledged
 	counters *counter.Set
 	budget   *budget
 	// timedOut tells that c ended without a final response.
@@ -143,6 +163,7 @@ func newEdge(mu *sync.Mutex, counters *counter.Set, b *budget, timedOut func(*cl
 	return &edge{
 		mu: mu, counters: counters, budget: b, timedOut: timedOut,
 		servers: make(map[txKey]*serverTx), clients: make(map[txKey]*clientTx),
+		oks: make(map[ackKey]*success),
 	}
 }
 
@@ -200,10 +221,9 @@ func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
 		peer.send(answerTo(m, noRoomLeft))
 		return nil
 	}
-	seq, _ := m.CSeq()
 	s := &serverTx{
 		key: requestKey(m), invite: string(m.Method()) == "INVITE", creates: createsDialog(m),
-		callID: string(m.CallID()), cseq: seq, peer: peer, cost: txCost(m.Bytes()),
+		peer: peer, cost: txCost(m.Bytes()),
 		request: m.AppendTo(make([]byte, 0, len(m.Bytes())+64)),
 	}
 	e.servers[s.key] = s
@@ -228,6 +248,9 @@ func (e *edge) sendTrying(s *serverTx) {
 func (e *edge) dropServer(s *serverTx) {
 	s.resend.stop()
 	s.end.stop()
+	for _, ok := range s.oks {
+		e.acknowledged(ok)
+	}
 	if e.servers[s.key] == s {
 		delete(e.servers, s.key)
 		e.budget.give(s.cost)
@@ -237,20 +260,13 @@ func (e *edge) dropServer(s *serverTx) {
 // respond sends a response to the request of s. msg must not be changed
 // afterwards. It reports whether the response was sent.
 func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
-	success := status >= 200 && status < 300
-	switch {
-	case s.status < 200:
-	case success && s.invite:
-		// 2xx are end to end: the callee's own retransmission is needed only
-		// once our peer has shown by its ACK that it had the first.
-		if s.resend.running() && bytes.Equal(s.last, msg) {
-			return false
-		}
-	default:
+	if s.invite && status/100 == 2 {
+		return e.succeed(s, status, msg)
+	}
+	if s.status >= 200 {
 		e.counters.Counter("sip.dropped.late_response").Inc()
 		return false
 	}
-	first := s.status < 200
 	s.status, s.last = status, msg
 	s.peer.send(msg)
 	switch {
@@ -259,13 +275,10 @@ func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
 		if s.invite {
 			e.arm(&s.end, timerC+txTimeout, func() { e.dropServer(s) })
 		}
-	case !first:
 	case s.invite:
 		s.resend.stop()
 		if !s.peer.reliable() {
-			// Timer G; for a 2xx the same schedule stands in for the callee,
-			// whose own transport may be one that never retransmits.
-			s.interval = t1
+			s.interval = t1 // timer G
 			e.arm(&s.resend, s.interval, func() { e.resendResponse(s) })
 		}
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
@@ -276,6 +289,61 @@ func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
 	return true
+}
+
+// succeed sends a 2xx to the INVITE of s, which is end to end. Over UDP it is
+// repeated until its ACK, in place of the callee, whose own transport may be one
+// that never retransmits. The callee's own retransmission is needed only once our
+// peer has shown by its ACK that it had the first.
+func (e *edge) succeed(s *serverTx, status int, msg []byte) bool {
+	var m sipmsg.Message
+	if m.Parse(msg) != nil {
+		return false
+	}
+	key := ackKeyOf(&m)
+	ok := e.oks[key]
+	if ok != nil && bytes.Equal(ok.msg, msg) {
+		return false
+	}
+	if s.status < 200 {
+		s.resend.stop()
+		s.status = status
+		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
+	}
+	if s.status < 300 {
+		s.last = msg
+	}
+	s.peer.send(msg)
+	switch {
+	case ok != nil:
+		ok.msg = msg
+	case !s.peer.reliable() && len(s.oks) < maxTags && !s.knows(key) && e.budget.take(len(msg)):
+		ok = &success{key: key, msg: msg, cost: len(msg), interval: t1}
+		s.oks, e.oks[key] = append(s.oks, ok), ok
+		e.arm(&ok.resend, ok.interval, func() { e.resendOK(s, ok) })
+	}
+	return true
+}
+
+// knows says whether a 2xx of key has been sent before.
+func (s *serverTx) knows(key ackKey) bool {
+	return slices.ContainsFunc(s.oks, func(ok *success) bool { return ok.key == key })
+}
+
+func (e *edge) resendOK(s *serverTx, ok *success) {
+	s.peer.send(ok.msg)
+	ok.interval = min(2*ok.interval, t2)
+	e.arm(&ok.resend, ok.interval, func() { e.resendOK(s, ok) })
+}
+
+// acknowledged ends the repetitions of ok.
+func (e *edge) acknowledged(ok *success) {
+	ok.resend.stop()
+	e.budget.give(ok.cost)
+	ok.msg, ok.cost = nil, 0
+	if e.oks[ok.key] == ok {
+		delete(e.oks, ok.key)
+	}
 }
 
 func (e *edge) resendResponse(s *serverTx) {
@@ -304,11 +372,8 @@ func (e *edge) ack(m *sipmsg.Message) bool {
 		e.arm(&s.end, t4, func() { e.dropServer(s) }) // timer I
 		return true
 	}
-	seq, _ := m.CSeq()
-	for _, s := range e.servers {
-		if s.invite && s.cseq == seq && s.status/100 == 2 && s.callID == string(m.CallID()) {
-			s.resend.stop()
-		}
+	if ok := e.oks[ackKeyOf(m)]; ok != nil {
+		e.acknowledged(ok)
 	}
 	return false
 }

@@ -189,7 +189,8 @@ func TestServerTimers(t *testing.T) {
 					if tt.name == "2xx" {
 						ackBranch = "z9hG4bK2"
 					}
-					ended := e.edge.ack(parsed(t, testRequest("ACK", ackBranch)))
+					ack := strings.Replace(testRequest("ACK", ackBranch), "To: <sip:a@b>", "To: <sip:a@b>;tag=2", 1)
+					ended := e.edge.ack(parsed(t, ack))
 					if ended != (tt.name == "refusal") {
 						t.Errorf("ACK ends here: %v", ended)
 					}
@@ -206,4 +207,52 @@ func TestServerTimers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestEach2xxWaitsForItsACK: the branches of a fork have tags of their own.
+func TestEach2xxWaitsForItsACK(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEdgeTest(false)
+		ok := func(tag string) []byte {
+			return []byte(strings.Replace(testResponse("200 OK", "INVITE", testBranch), "tag=2", "tag="+tag, 1))
+		}
+		var s *serverTx
+		e.do(func() {
+			s = e.edge.newServer(parsed(t, testRequest("INVITE", testBranch)), e.sink)
+			for _, tag := range []string{"2", "3", "2"} {
+				if sent := e.edge.respond(s, 200, ok(tag)); sent != (tag != "2" || len(s.oks) == 1) {
+					t.Errorf("%s: sent %v", tag, sent)
+				}
+			}
+		})
+		ack := func(tag string) {
+			e.do(func() {
+				m := strings.Replace(testRequest("ACK", "z9hG4bK2"), "To: <sip:a@b>", "To: <sip:a@b>;tag="+tag, 1)
+				if e.edge.ack(parsed(t, m)) {
+					t.Error("the ACK of a 2xx ends here")
+				}
+			})
+		}
+		time.Sleep(600 * time.Millisecond)
+		ack("3")
+		time.Sleep(time.Second)
+		ack("4")
+		time.Sleep(2 * time.Second)
+		ack("2")
+		e.do(func() {
+			if !e.edge.respond(s, 200, ok("3")) {
+				t.Error("the callee repeats it, so that the ACK was lost behind us, and the caller does not hear of it")
+			}
+			want := "200@0s 200@0s 200@500ms 200@500ms 200@1.5s 200@3.5s 200@3.6s"
+			if e.sink.String() != want {
+				t.Errorf("sent %s\nwant %s", e.sink, want)
+			}
+		})
+		time.Sleep(time.Minute)
+		e.do(func() {
+			if len(e.edge.servers)+len(e.edge.oks) != 0 || e.edge.budget.used.Load() != 0 {
+				t.Errorf("left: %d transactions, %d answers, %d bytes", len(e.edge.servers), len(e.edge.oks), e.edge.budget.used.Load())
+			}
+		})
+	})
 }
