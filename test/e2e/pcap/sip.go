@@ -45,6 +45,9 @@ func (m *Message) Header(name string) string {
 	return ""
 }
 
+// Lines returns the lines of the header, each as it is, without its CRLF.
+func (m *Message) Lines() []string { return strings.Split(m.head, "\r\n") }
+
 // CSeqMethod returns the method of the transaction that the message belongs to.
 func (m *Message) CSeqMethod() string {
 	_, method, _ := strings.Cut(m.Header("CSeq"), " ")
