@@ -2,8 +2,11 @@ package sipfwd
 
 import (
 	"fmt"
+	"net"
 	"testing"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/counter"
 )
 
 // TestConnectionLostWhileThePBXWaits is RFC 3261 section 16.9: the PBX can turn to
@@ -117,5 +120,33 @@ func TestOneHostLeavesRoomForConnections(t *testing.T) {
 	}
 	if r.counters.Snapshot()["sip.refused.too_many_streams"] != 1 {
 		t.Error("not counted")
+	}
+}
+
+// TestStreamIsBounded: a peer that reads nothing loses its connection, and what
+// waits for it costs no more than the bound.
+func TestStreamIsBounded(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	counters := new(counter.Set)
+	st := newStream(near, counters)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		st.write()
+	}()
+	msg := make([]byte, 60_000)
+	for !st.ended() {
+		st.send(msg)
+	}
+	st.send(msg)
+	st.mu.Lock()
+	if st.bytes > streamBytes {
+		t.Errorf("%d bytes wait", st.bytes)
+	}
+	st.mu.Unlock()
+	<-done // in streamFlush
+	if n := counters.Snapshot(); n["sip.dropped.stream_queue_full"] != 1 || n["sip.dropped.flow_gone"] != 1 {
+		t.Error(n)
 	}
 }

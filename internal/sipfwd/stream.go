@@ -15,7 +15,8 @@ import (
 const (
 	maxStreams          = 2048             // connections of phones
 	maxStreamsPerSource = 1024             // one host of the LAN cannot take every place
-	streamQueue         = 64               // messages that wait for a slow peer
+	streamQueue         = 1024             // messages that wait for a slow peer, or for a connection
+	streamBytes         = 1 << 20          // the same
 	streamWrite         = 10 * time.Second // a peer that takes nothing for so long is gone
 	streamFlush         = time.Second      // for what waits when the connection is closed
 	streamHello         = 30 * time.Second // from accept to the first complete message, the TLS handshake among it
@@ -25,16 +26,18 @@ const (
 // stream is a TCP or TLS connection. Its writer has a bounded queue so that a
 // peer that stops reading costs nobody else a moment. It is a hop.
 type stream struct {
-	queue    chan []byte
 	done     chan struct{}
+	wake     chan struct{} // capacity 1: something waits
 	counters *counter.Set
 
-	mu   sync.Mutex // orders attach and close
-	conn net.Conn   // nil until it is dialled
+	mu      sync.Mutex
+	conn    net.Conn // nil until it is dialled
+	waiting [][]byte
+	bytes   int // of waiting
 }
 
 func newStream(conn net.Conn, counters *counter.Set) *stream {
-	return &stream{conn: conn, queue: make(chan []byte, streamQueue), done: make(chan struct{}), counters: counters}
+	return &stream{conn: conn, done: make(chan struct{}), wake: make(chan struct{}, 1), counters: counters}
 }
 
 // attach gives a stream that was made before its connection the connection. It
@@ -49,6 +52,11 @@ func (s *stream) attach(conn net.Conn) {
 func (s *stream) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.end()
+}
+
+// end is called with mu held.
+func (s *stream) end() {
 	if s.ended() {
 		return
 	}
@@ -73,13 +81,20 @@ func (s *stream) send(msg []byte) {
 	if len(msg) == 0 {
 		return
 	}
-	select {
-	case s.queue <- msg:
-	case <-s.done:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended():
 		s.counters.Counter("sip.dropped.flow_gone").Inc()
-	default:
+	case len(s.waiting) >= streamQueue || s.bytes+len(msg) > streamBytes:
 		s.counters.Counter("sip.dropped.stream_queue_full").Inc()
-		s.close()
+		s.end()
+	default:
+		s.waiting, s.bytes = append(s.waiting, msg), s.bytes+len(msg)
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -90,30 +105,26 @@ func (s *stream) write() {
 	defer s.close()
 	for {
 		select {
-		case msg := <-s.queue:
-			s.conn.SetWriteDeadline(time.Now().Add(streamWrite))
-			if _, err := s.conn.Write(msg); err != nil {
+		case <-s.wake:
+			if s.writeWaiting(streamWrite) != nil {
 				return
 			}
 		case <-s.done:
-			s.flush()
+			_ = s.writeWaiting(streamFlush) // the connection ends anyway
 			return
 		}
 	}
 }
 
-func (s *stream) flush() {
-	s.conn.SetWriteDeadline(time.Now().Add(streamFlush))
-	for {
-		select {
-		case msg := <-s.queue:
-			if _, err := s.conn.Write(msg); err != nil {
-				return
-			}
-		default:
-			return
-		}
-	}
+// writeWaiting writes what waits, for at most d.
+func (s *stream) writeWaiting(d time.Duration) error {
+	s.mu.Lock()
+	msgs := net.Buffers(s.waiting)
+	s.waiting, s.bytes = nil, 0
+	s.conn.SetWriteDeadline(time.Now().Add(d))
+	s.mu.Unlock()
+	_, err := msgs.WriteTo(s.conn)
+	return err
 }
 
 // refuse answers a request that cannot be cut out of the stream.
@@ -129,10 +140,13 @@ func (s *stream) refuse(fe *sipmsg.FrameError) {
 // receive hands every message of the connection to deliver, until it ends or
 // cannot be read on. hello is how long the peer has for its first message.
 func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
-	s.conn.SetDeadline(time.Now().Add(hello)) // for what the handshake writes too
-	if secured, ok := s.conn.(*tls.Conn); ok && secured.Handshake() != nil {
-		s.counters.Counter("sip.refused.tls_handshake").Inc()
-		return
+	s.conn.SetReadDeadline(time.Now().Add(hello))
+	if secured, ok := s.conn.(*tls.Conn); ok && !secured.ConnectionState().HandshakeComplete {
+		s.conn.SetDeadline(time.Now().Add(hello)) // it writes too
+		if secured.Handshake() != nil {
+			s.counters.Counter("sip.refused.tls_handshake").Inc()
+			return
+		}
 	}
 	framer := sipmsg.NewFramer(s.conn)
 	for {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -224,5 +225,27 @@ func TestPhoneKeepsAPortThatIsTakenForTCP(t *testing.T) {
 	port, err := open(p)
 	if err != nil || port.addr.Port() != n || port.socks.tcp != nil {
 		t.Errorf("the phone lost its port: %v", err)
+	}
+}
+
+// TestManyRequestsWaitForOneConnection: a gateway registers all of its lines
+// while the PBX is being connected to.
+func TestManyRequestsWaitForOneConnection(t *testing.T) {
+	r := newRigOver(t, "TCP")
+	phone := newTCPAgent(t, r.proxy)
+	const lines = 300
+	for i := range lines {
+		user := fmt.Sprint("line", i)
+		phone.send(r.proxy, phoneCall(t, phone, user, user).request("REGISTER", "sip:"+testDomain,
+			"Contact: <sip:"+user+"@"+phone.addr().String()+`>;+sip.instance="<urn:uuid:1>"`))
+	}
+	for range lines {
+		m := r.pbxSock.next()
+		r.pbxSock.reply(m, "200 OK", "Contact: "+m.header("Contact"))
+	}
+	for range lines {
+		if m := phone.next(); m.StatusCode() != 200 {
+			t.Fatalf("the phone got:\n%s", m.raw)
+		}
 	}
 }

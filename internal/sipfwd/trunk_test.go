@@ -21,6 +21,12 @@ func (r *rig) withTrunks(trunks ...Trunk) *rig {
 	go r.lan.ServeUDP(udp)
 	go r.lan.ServeTCP(ln)
 	eventually(r.t, "open", func() bool {
+		r.lan.mu.Lock()
+		listening := r.lan.tcpPort != 0 && len(r.lan.udp) > 0
+		r.lan.mu.Unlock()
+		if !listening {
+			return false
+		}
 		for _, t := range r.lan.Trunks() {
 			if t.Address == "" {
 				return false
