@@ -117,6 +117,7 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 		Tunnel:     phones{p.client},
 		Allocate:   calls.Allocate,
 		Networks:   p.settings.networks(),
+		Neighbour:  new(neighbours).of,
 		Events:     logging.Events(p.log),
 		Counters:   &p.counters,
 	})

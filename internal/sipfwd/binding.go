@@ -32,6 +32,7 @@ type pbxBinding struct {
 	Expires time.Time `json:"expires"`          // zero: provisional, no 2xx yet
 
 	expiry slot
+	callID string // of the REGISTER that was granted
 }
 
 // restore takes over the state that the client kept. It is the client's word:
@@ -57,6 +58,7 @@ func (p *pbxPhone) restore(state []byte) {
 		b.Expires = time.Now().Add(life)
 		p.add(b)
 		p.keep(b, life)
+		delete(p.former, b.User)
 	}
 }
 
@@ -81,12 +83,7 @@ func (p *pbxPhone) saveState() {
 	if p.side.cfg.SaveState == nil {
 		return
 	}
-	var granted []*pbxBinding
-	for _, b := range p.bindings {
-		if !b.Expires.IsZero() {
-			granted = append(granted, b)
-		}
-	}
+	granted := p.grantedBindings()
 	if len(granted) > maxStateful {
 		slices.SortFunc(granted, func(a, b *pbxBinding) int { return b.Expires.Compare(a.Expires) })
 		granted = granted[:maxStateful]
@@ -102,6 +99,31 @@ func (p *pbxPhone) saveState() {
 		}
 		granted = granted[:len(granted)/2]
 	}
+}
+
+func (p *pbxPhone) grantedBindings() []*pbxBinding {
+	var granted []*pbxBinding
+	for _, b := range p.bindings {
+		if !b.Expires.IsZero() {
+			granted = append(granted, b)
+		}
+	}
+	return granted
+}
+
+// granted is the state of a phone whose session another one takes over, nil when
+// that is over already.
+func (p *pbxPhone) granted() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended || len(p.bindings) == 0 {
+		return nil
+	}
+	state, err := json.Marshal(p.grantedBindings())
+	if err != nil {
+		return nil
+	}
+	return state
 }
 
 // keep lets b end after life, and some time for a refresh that is late.
@@ -170,7 +192,9 @@ func unreadableContact(m *sipmsg.Message) bool {
 func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBinding {
 	if len(p.bindings) >= maxBindings {
 		p.count("sip.dropped.too_many_bindings")
-		p.drop(slices.MinFunc(p.bindings, func(a, b *pbxBinding) int { return a.Expires.Compare(b.Expires) }), "replaced")
+		oldest := slices.MinFunc(p.bindings, func(a, b *pbxBinding) int { return a.Expires.Compare(b.Expires) })
+		p.former.add(oldest.User, oldest.Expires)
+		p.drop(oldest, "replaced")
 	}
 	b := &pbxBinding{URI: string(a.URI), User: string(u.User), AOR: clip(aor, maxURILength), Device: deviceOf(a)}
 	for p.bindingFor(b.User, b.Line) != nil {
@@ -244,6 +268,12 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 			p.grant(b, clip(m.ToURI(), maxURILength), clip(agent, 256), life)
 		}
 	}
+	for _, b := range c.contacts {
+		if granted[b] > 0 { // and not what else the PBX lists
+			b.callID = clip(m.CallID(), maxLegHeaders)
+			p.forgetRebooted(b)
+		}
+	}
 	star := false
 	for it := req.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
@@ -262,9 +292,27 @@ func (p *pbxPhone) registered(c *clientTx, m *sipmsg.Message, status int) {
 	p.saveState()
 }
 
+// forgetRebooted drops what the phone of b had before a reboot, where it has made
+// up another user for its Contact and has no instance to tell: one registration
+// with another Call-ID of the same address of record from the same host and port.
+// The PBX has it still, and would ring the phone twice.
+func (p *pbxPhone) forgetRebooted(b *pbxBinding) {
+	now, _ := sipmsg.ParseURI([]byte(b.URI))
+	for _, old := range slices.Clone(p.bindings) {
+		if old == b || old.AOR != b.AOR || old.Device+b.Device != "" || old.callID == "" || old.callID == b.callID {
+			continue
+		}
+		if u, ok := sipmsg.ParseURI([]byte(old.URI)); ok && bytes.Equal(u.Host, now.Host) && u.Port == now.Port {
+			p.former.add(old.User, old.Expires)
+			p.drop(old, "registered anew")
+		}
+	}
+}
+
 func (p *pbxPhone) grant(b *pbxBinding, aor, agent string, life time.Duration) {
 	isNew := !p.reachable(aor)
 	b.AOR, b.Agent, b.Expires = aor, agent, time.Now().Add(life)
+	delete(p.former, b.User)
 	p.keep(b, life)
 	if isNew {
 		p.side.cfg.Events.PhoneRegistered(p.info(b))
@@ -325,7 +373,7 @@ func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
 		return nil, false
 	}
 	b := p.catchAll()
-	if b == nil || len(u.User) == 0 {
+	if b == nil || len(u.User) == 0 || p.former.has(string(u.User)) {
 		return nil, false
 	}
 	own, _ := sipmsg.ParseURI([]byte(b.URI))

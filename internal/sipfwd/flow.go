@@ -27,9 +27,20 @@ type flow struct {
 	sock   *lanSocket // of UDP
 	from   []byte     // what has sock send from at
 	stream *stream
-	gone   atomic.Bool
+	gone   atomic.Bool // closed; of UDP: another device has the address
+
+	// Guarded by the side's lock:
+	tenant tenant      // of UDP
+	phones []*lanPhone // that it is of
 
 	counters *counter.Set
+}
+
+// renewed is the flow of another device at the same address.
+func (f *flow) renewed() *flow {
+	return &flow{
+		transport: f.transport, remote: f.remote, local: f.local, at: f.at, sock: f.sock, from: f.from, counters: f.counters,
+	}
 }
 
 func (f *flow) reliable() bool { return f.transport != "UDP" }
@@ -54,6 +65,10 @@ func (f *flow) send(msg []byte) {
 	}
 	if f.stream != nil {
 		f.stream.send(msg)
+		return
+	}
+	if f.gone.Load() {
+		f.counters.Counter("sip.dropped.flow_gone").Inc()
 		return
 	}
 	if len(msg) > maxDatagramUDP {

@@ -155,7 +155,7 @@ func (p *lanPhone) registered(s *serverTx, f *flow, m *sipmsg.Message) {
 		star = star || a.Star
 		uri := string(a.URI)
 		if life, ok := granted[uri]; ok && life > 0 {
-			p.bind(a, aor, agent, f, life)
+			p.bind(a, aor, agent, string(m.CallID()), f, life)
 		} else {
 			p.unbind(uri, "unregistered")
 		}
@@ -170,7 +170,7 @@ func (p *lanPhone) registered(s *serverTx, f *flow, m *sipmsg.Message) {
 }
 
 // bind notes that the PBX knows the Contact a of the phone on f.
-func (p *lanPhone) bind(a sipmsg.Addr, aor, agent string, f *flow, life time.Duration) {
+func (p *lanPhone) bind(a sipmsg.Addr, aor, agent, callID string, f *flow, life time.Duration) {
 	uri := string(a.URI)
 	b := p.bindings[uri]
 	isNew := !p.reachable(aor)
@@ -179,6 +179,9 @@ func (p *lanPhone) bind(a sipmsg.Addr, aor, agent string, f *flow, life time.Dur
 		p.bindings[uri] = b
 	}
 	b.flow, b.device = f, deviceOf(a)
+	old := b.line
+	b.line = &line{phone: p, flow: f, aor: aor, contact: uri, device: b.device, callID: clip([]byte(callID), maxLegHeaders)}
+	p.side.settle(b.line, old, clip([]byte(agent), 256))
 	p.known = true
 	b.info = PhoneInfo{
 		Key: p.key, AOR: aor, Contact: uri, Source: f.String(),
@@ -210,6 +213,9 @@ func (p *lanPhone) unbind(uri, reason string) {
 		return
 	}
 	b.expires.stop()
+	p.side.mu.Lock()
+	p.side.unsettle(b.line)
+	p.side.mu.Unlock()
 	delete(p.bindings, uri)
 	if !p.reachable(b.info.AOR) {
 		p.side.cfg.Events.PhoneGone(b.info, reason)

@@ -25,8 +25,11 @@ type lanPhone struct {
 	key    string
 	source netip.Addr // where it was first heard from
 	inbox  chan inbound
+	wake   chan struct{}
 	trunk  *lanTrunk // nil: it is a phone
-	flows  []*flow   // the latest, oldest first; guarded by side.mu
+	// Guarded by side.mu:
+	flows []*flow // the latest, oldest first
+	lost  []lostLine
 
 	opening sync.Mutex // of the tunnel, one at a time; taken before mu
 
@@ -50,14 +53,22 @@ type lanBinding struct {
 	info    PhoneInfo
 	flow    *flow
 	device  string // see deviceOf
+	line    *line
 	expires slot
 }
 
-// claim is how surely the request m of an unknown flow is of this phone: by its
-// dialog, its Contact or its address of record; 0 is not at all.
+// claim is how surely the message m, of a flow that does not tell, is of this
+// phone: a request by its dialog, its Contact or its address of record; 0 is not
+// at all.
 func (p *lanPhone) claim(m *sipmsg.Message) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !m.IsRequest() {
+		if p.edge.findClient(m) != nil {
+			return 3
+		}
+		return 0
+	}
 	if p.legs.find(m, up) != nil {
 		return 3
 	}
@@ -83,7 +94,7 @@ func sameAddress(a, b []byte) bool {
 
 func newLANPhone(s *LANSide, key string, source netip.Addr) *lanPhone {
 	p := &lanPhone{
-		side: s, key: key, source: source, inbox: make(chan inbound, phoneInbox),
+		side: s, key: key, source: source, inbox: make(chan inbound, phoneInbox), wake: make(chan struct{}, 1),
 		bindings: make(map[string]*lanBinding), lastUsed: time.Now(),
 	}
 	p.edge = newEdge(&p.mu, s.counters, &s.budget, p.timedOut)
@@ -100,6 +111,8 @@ func (p *lanPhone) serve() {
 		select {
 		case in := <-p.inbox:
 			p.fromPhone(in.flow, in.b)
+		case <-p.wake:
+			p.letGo()
 		case <-idle.C:
 			if p.retire() {
 				return
@@ -140,9 +153,12 @@ func (p *lanPhone) close() {
 		p.legs.drop(l, errShutdown.Error())
 	}
 	p.edge.close()
+	p.side.mu.Lock()
 	for _, b := range p.bindings {
 		b.expires.stop()
+		p.side.unsettle(b.line)
 	}
+	p.side.mu.Unlock()
 	if p.conn != nil {
 		p.conn.Close()
 	}

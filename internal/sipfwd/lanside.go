@@ -75,8 +75,11 @@ type LANSideConfig struct {
 	// sources.
 	Networks []netip.Prefix
 	Trunks   []Trunk // with names that differ
-	Events   Events
-	Counters *counter.Set
+	// Neighbour gives the hardware address of a host of the LAN, "" where it
+	// cannot be told. Nil: it never can.
+	Neighbour func(netip.Addr) string
+	Events    Events
+	Counters  *counter.Set
 }
 
 // LANSide is the half of the proxy that faces the phones of an office. Its
@@ -97,6 +100,7 @@ type LANSide struct {
 	phones    map[string]*lanPhone
 	flows     map[flowKey]*flow // of UDP
 	byFlow    map[*flow]*lanPhone
+	lines     map[string][]*line // by address of record
 	streams   map[*stream]struct{}
 	streamsAt map[netip.Addr]int // of a host
 	udp       []*lanSocket       // where phones send to
@@ -123,7 +127,7 @@ func NewLANSide(cfg LANSideConfig) *LANSide {
 	s := &LANSide{
 		cfg: cfg, counters: cfg.Counters, nearby: surroundings{addrs: net.InterfaceAddrs}, done: make(chan struct{}),
 		ports: make(map[int]bool), phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
-		byFlow: make(map[*flow]*lanPhone), streams: make(map[*stream]struct{}), streamsAt: make(map[netip.Addr]int),
+		byFlow: make(map[*flow]*lanPhone), lines: make(map[string][]*line), streams: make(map[*stream]struct{}), streamsAt: make(map[netip.Addr]int),
 	}
 	s.openTrunks(cfg.Trunks)
 	return s
@@ -170,10 +174,13 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 			s.link(f, p)
 		}
 	}
+	var sharers []*lanPhone
+	if len(f.phones) > 1 {
+		sharers = slices.Clone(f.phones)
+	}
 	s.mu.Unlock()
 	if p == nil || p.trunk == nil && bytes.HasPrefix(b, []byte("REGISTER ")) {
-		// A flow is new, or may have changed hands: another phone on an old
-		// address shows itself by its instance, RFC 5626 section 4.1.
+		// A flow is new, or may have changed hands.
 		if err := m.Parse(b); err != nil {
 			s.malformed(f, m, err)
 			return
@@ -181,7 +188,7 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 		if p == nil && !m.IsRequest() {
 			p = s.answering(f, m)
 		} else {
-			p = s.phoneOf(f, m, p)
+			p, f = s.phoneOf(f, m, p)
 		}
 		if p == nil && !m.IsRequest() {
 			s.counters.Counter("sip.dropped.stray_response").Inc()
@@ -193,6 +200,9 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 			}
 			return
 		}
+	}
+	if sharers != nil && !bytes.HasPrefix(b, []byte("REGISTER ")) && m.Parse(b) == nil {
+		p = s.sharer(m, p, sharers)
 	}
 	in := inbound{f, bytes.Clone(b)}
 	select {
@@ -220,48 +230,93 @@ func (s *LANSide) malformed(f *flow, m *sipmsg.Message, err error) {
 }
 
 // phoneOf finds or makes the phone that the request m on f belongs to; p is the
-// one that f belonged to. It is nil when there are too many.
-func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) *lanPhone {
-	key := s.phoneKey(f, m)
-	if p != nil && (p.key == key || !strings.HasPrefix(key, instancePrefix)) {
-		return p
+// one that f belonged to. The flow that it returns is m's from then on. The phone
+// is nil when there are too many.
+func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) (*lanPhone, *flow) {
+	if p != nil {
+		return s.registers(f, m, p)
 	}
 	var known *lanPhone
-	if p == nil && f.stream != nil {
+	if f.stream != nil {
 		known = s.onOtherFlow(f, m)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := s.phones[key]
+	var q *lanPhone
 	if known != nil && s.phones[known.key] == known {
 		q = known
-	}
-	if q == nil {
-		if s.closed || len(s.phones) >= maxPhones || s.phonesAt(f.remote.Addr()) >= maxPhonesPerSource {
-			s.counters.Counter("sip.refused.too_many_phones").Inc()
-			return nil
-		}
-		q = newLANPhone(s, key, f.remote.Addr())
-		s.phones[key] = q
-		s.wg.Add(1)
-		go q.serve()
+	} else if q = s.phoneFor(s.phoneKey(f, m), f); q == nil {
+		return nil, f
 	}
 	s.link(f, q)
+	return q, f
+}
+
+// phoneFor finds or makes the phone that key recognises, nil when there are too
+// many. f is where it was heard from. It is called with mu held.
+func (s *LANSide) phoneFor(key string, f *flow) *lanPhone {
+	if q := s.phones[key]; q != nil {
+		return q
+	}
+	if s.closed || len(s.phones) >= maxPhones || s.phonesAt(f.remote.Addr()) >= maxPhonesPerSource {
+		s.counters.Counter("sip.refused.too_many_phones").Inc()
+		return nil
+	}
+	q := newLANPhone(s, key, f.remote.Addr())
+	s.phones[key] = q
+	s.wg.Add(1)
+	go q.serve()
 	return q
 }
 
 // link notes that f is q's. It is called with mu held.
 func (s *LANSide) link(f *flow, q *lanPhone) {
 	s.byFlow[f] = q
+	if !slices.Contains(f.phones, q) {
+		f.phones = append(f.phones, q)
+	}
 	if f.sock != nil {
 		s.flows[f.key()] = f
 	}
+	s.note(f, q)
+}
+
+// leave notes that f is not q's any more. It is called with mu held.
+func (s *LANSide) leave(f *flow, q *lanPhone) {
+	own := func(p *lanPhone) bool { return p == q }
+	f.phones = slices.DeleteFunc(f.phones, own)
+	q.flows = slices.DeleteFunc(q.flows, func(g *flow) bool { return g == f })
+	if s.byFlow[f] != q {
+		return
+	}
+	if n := len(f.phones); n > 0 {
+		s.byFlow[f] = f.phones[n-1]
+		return
+	}
+	s.unlink(f)
+}
+
+// sharer is which of the phones that share a flow the message m is of: p where it
+// does not say.
+func (s *LANSide) sharer(m *sipmsg.Message, p *lanPhone, phones []*lanPhone) *lanPhone {
+	best := 0
+	for _, q := range phones {
+		if n := q.claim(m); n > best || n == best && q == p {
+			p, best = q, n
+		}
+	}
+	return p
+}
+
+// note adds f to the flows of q, which may be found by another one yet. It is
+// called with mu held.
+func (s *LANSide) note(f *flow, q *lanPhone) {
+	if slices.Contains(q.flows, f) {
+		return
+	}
 	q.flows = append(q.flows, f)
 	if len(q.flows) > maxFlowsPerPhone {
-		if s.byFlow[q.flows[0]] == q {
-			s.unlink(q.flows[0])
-		}
-		q.flows = slices.Delete(q.flows, 0, 1)
+		s.leave(q.flows[0], q)
 	}
 }
 
@@ -352,20 +407,20 @@ func (s *LANSide) phoneKey(f *flow, m *sipmsg.Message) string {
 func truncateKey(k string) string { return k[:min(len(k), 255)] }
 
 // forget drops what refers to the flow f, which is gone, and returns whose it was.
-func (s *LANSide) forget(f *flow) *lanPhone {
+func (s *LANSide) forget(f *flow) []*lanPhone {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.byFlow[f]
-	if p != nil {
-		p.flows = slices.DeleteFunc(p.flows, func(g *flow) bool { return g == f })
+	phones := slices.Clone(f.phones)
+	for _, p := range phones {
+		s.leave(f, p)
 	}
-	s.unlink(f)
-	return p
+	return phones
 }
 
 // unlink is called with mu held.
 func (s *LANSide) unlink(f *flow) {
 	delete(s.byFlow, f)
+	f.phones = nil
 	if f.sock != nil && s.flows[f.key()] == f {
 		delete(s.flows, f.key())
 	}
@@ -376,10 +431,8 @@ func (s *LANSide) remove(p *lanPhone) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.phones, p.key)
-	for _, f := range p.flows {
-		if s.byFlow[f] == p {
-			s.unlink(f)
-		}
+	for _, f := range slices.Clone(p.flows) {
+		s.leave(f, p)
 	}
 }
 

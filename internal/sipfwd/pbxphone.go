@@ -28,6 +28,7 @@ type pbxPhone struct {
 	edge     *edge
 	legs     *legTable
 	bindings []*pbxBinding
+	former   formerUsers
 	ended    bool // the session is over, or has lost this phone: answer 480
 
 	msg sipmsg.Message
@@ -101,6 +102,7 @@ func (p *pbxPhone) end(reason string) {
 	for len(p.bindings) > 0 {
 		b := p.bindings[0]
 		life = max(life, time.Until(b.Expires)+legLinger)
+		p.former.add(b.User, b.Expires)
 		p.drop(b, reason)
 	}
 	if p.trunk != "" {

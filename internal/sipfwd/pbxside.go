@@ -85,7 +85,12 @@ func (s *PBXSide) OpenPhone(id uint32, key string, state []byte) (netip.AddrPort
 		return netip.AddrPort{}, err
 	}
 	if past != nil { // its session is in its grace, and its client is here
+		if kept := past.granted(); len(kept) > 0 && len(state) > 0 {
+			state = kept // what this end has seen is newer than what the client could keep
+			defer p.saveState()
+		}
 		past.end("taken over by another session")
+		p.former = past.formerly()
 	}
 	p.port = port
 	p.restore(state)

@@ -33,6 +33,7 @@ type rig struct {
 	media    *fakeMedia
 	events   *recordedEvents
 	counters *counter.Set
+	links    sync.Map // hardware addresses by netip.Addr, where phones have any
 }
 
 const testDomain = "pbx.example"
@@ -72,7 +73,7 @@ func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
 	r.newSession()
 	r.lan = NewLANSide(LANSideConfig{
 		LANAddress: netip.MustParseAddr("127.0.0.1"), Tunnel: r.tunnel, Allocate: r.media.allocate,
-		Counters: r.counters, Events: r.events,
+		Counters: r.counters, Events: r.events, Neighbour: r.neighbour,
 	})
 	udp, ln := listenBoth(t)
 	r.proxy = addrPort(udp.LocalAddr())
@@ -97,6 +98,12 @@ func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
 func (r *rig) serve(udp *net.UDPConn, ln net.Listener) {
 	go r.lan.ServeUDP(udp)
 	go r.lan.ServeTCP(ln)
+}
+
+func (r *rig) neighbour(a netip.Addr) string {
+	link, _ := r.links.Load(a)
+	s, _ := link.(string)
+	return s
 }
 
 func listenBoth(t testing.TB) (*net.UDPConn, net.Listener) {
@@ -616,6 +623,7 @@ func sdpAt(at netip.AddrPort, attrs ...string) string {
 func (r *rig) register(a *agent, user string) string {
 	r.t.Helper()
 	c := phoneCall(r.t, a, user, user)
+	c.id += a.addr().String()
 	contact := "<sip:" + user + "@" + a.addr().String() + ">"
 	a.send(r.proxy, c.request("REGISTER", "sip:"+testDomain, "Contact: "+contact, "Expires: 600"))
 	m := r.pbxSock.next()

@@ -261,7 +261,7 @@ func (s *LANSide) accept(conn net.Conn, transport string, cfg *tls.Config) {
 			delete(s.streamsAt, remote.Addr())
 		}
 		s.mu.Unlock()
-		if p := s.forget(f); p != nil {
+		for _, p := range s.forget(f) {
 			p.flowLost(f)
 		}
 	}()

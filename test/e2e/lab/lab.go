@@ -191,6 +191,16 @@ func (h *Host) AddAddr(addr netip.Prefix) netip.Addr {
 	return addr.Addr()
 }
 
+// Renumber gives a phone another address, as its DHCP server would.
+func (h *Host) Renumber(addr netip.Addr) {
+	h.lab.t.Helper()
+	ip(h.lab.t, h.netns, fmt.Sprintf(`
+		addr flush dev %[1]s
+		addr add %[2]v/%[3]d dev %[1]s
+		route add default via %[4]v`, h.Link, addr, OfficePrefix.Bits(), OfficePrefix.Addr().Next()))
+	h.Addr = addr
+}
+
 // NFT runs a script of nft in the host.
 func (h *Host) NFT(script string) {
 	h.lab.t.Helper()

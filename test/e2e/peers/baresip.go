@@ -33,6 +33,8 @@ type PhoneConfig struct {
 	AutoAnswer     bool    // else it rings until told to answer
 	// Expires is how long a registration is asked for, in seconds; 3600 where it is 0, so that none is refreshed in a test.
 	Expires int
+	// NoInstance has it register without +sip.instance, as simple phones do.
+	NoInstance bool
 }
 
 // A Baresip is a running phone with one account.
@@ -114,7 +116,7 @@ func StartBaresip(t testing.TB, host *lab.Host, config PhoneConfig) *Baresip {
 	tone := filepath.Join(dir, "tone.wav")
 	for name, content := range map[string]string{
 		tone:                         string(audio.EncodeWAV(audio.Tone(config.Tone, toneSeconds))),
-		filepath.Join(dir, "config"): fmt.Sprintf(baresipConfig, host.Addr, tone, b.recordings),
+		filepath.Join(dir, "config"): config.modules(fmt.Sprintf(baresipConfig, host.Addr, tone, b.recordings)),
 		// The account comes by command, so that no event of it is missed.
 		filepath.Join(dir, "accounts"): "# none\n",
 	} {
@@ -126,6 +128,14 @@ func StartBaresip(t testing.TB, host *lab.Host, config PhoneConfig) *Baresip {
 	b.connect()
 	b.Command("uanew", b.account())
 	return b
+}
+
+// modules is the text of the configuration without what the phone is to do without.
+func (c PhoneConfig) modules(text string) string {
+	if c.NoInstance {
+		return strings.Replace(text, "module_tmp uuid.so\n", "", 1)
+	}
+	return text
 }
 
 // account is a line of baresip's file of accounts.

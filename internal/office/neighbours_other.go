@@ -1,0 +1,7 @@
+//go:build !linux
+
+package office
+
+import "net/netip"
+
+func neighbourTable() map[netip.Addr]string { return nil }
