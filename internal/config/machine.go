@@ -20,15 +20,23 @@ func RouteSource(dst netip.Addr) (netip.Addr, error) {
 
 // DefaultSource is the source address of the default route, IPv4 before IPv6. The error is that of IPv4.
 func DefaultSource() (netip.Addr, error) {
-	// Documentation addresses (RFC 5737, RFC 3849): nobody has a more specific route to them.
-	addr, err := RouteSource(netip.AddrFrom4([4]byte{192, 0, 2, 1}))
+	addr, err := DefaultSourceOf(4)
 	if err == nil {
 		return addr, nil
 	}
-	if addr, err6 := RouteSource(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1})); err6 == nil {
+	if addr, err6 := DefaultSourceOf(6); err6 == nil {
 		return addr, nil
 	}
 	return netip.Addr{}, err
+}
+
+// DefaultSourceOf is the source address of the default route of one IP family, 4 or 6.
+func DefaultSourceOf(family int) (netip.Addr, error) {
+	// Documentation addresses (RFC 5737, RFC 3849): nobody has a more specific route to them.
+	if family == 6 {
+		return RouteSource(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}))
+	}
+	return RouteSource(netip.AddrFrom4([4]byte{192, 0, 2, 1}))
 }
 
 // LANCandidate is an address that phones might reach this machine by.

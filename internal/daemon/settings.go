@@ -23,7 +23,7 @@ type settings struct {
 	PBXTLSCA       string           `name:"pbx-tls-ca" setting:"" placeholder:"FILE" help:"The PBX's certificate, or that of its authority, PEM, for --pbx-transport tls. Default: what this machine trusts."`
 	PBXTLSInsecure bool             `name:"pbx-tls-insecure" setting:"" help:"Take any certificate for the PBX's: whoever is between can listen."`
 	Domain         config.Domain    `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the host of --pbx."`
-	MediaAddress   config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route."`
+	MediaAddress   config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route, of the PBX's IP family."`
 	MediaPorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
 	PhonePorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
 	PhoneSources   phoneSources     `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
@@ -102,10 +102,15 @@ func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error)
 	return p, nil
 }
 
-// mediaAddress falls back to the address that the PBX's SIP comes to where there is no default route.
+// mediaAddress is of the IP family that the PBX uses for SIP. It falls back to the address that the PBX's SIP comes to where
+// there is no default route.
 func (s *settings) mediaAddress(phoneAddress netip.Addr) (netip.Addr, error) {
 	if !s.MediaAddress.IsValid() {
-		if addr, err := config.DefaultSource(); err == nil {
+		family := 4
+		if phoneAddress.Is6() {
+			family = 6
+		}
+		if addr, err := config.DefaultSourceOf(family); err == nil {
 			return addr, nil
 		}
 		return phoneAddress, nil

@@ -73,7 +73,7 @@ func TestSurvey(t *testing.T) {
 			if test.phones != "" && p.phoneAddress.String() != test.phones {
 				t.Errorf("phone address %v", p.phoneAddress)
 			}
-			if !p.mediaAddress.IsValid() || !config.IsLocal(p.mediaAddress) {
+			if !p.mediaAddress.IsValid() || !config.IsLocal(p.mediaAddress) || p.mediaAddress.Is4() != p.pbx.Addr().Is4() {
 				t.Errorf("media address %v", p.mediaAddress)
 			}
 			if doubt := s.publicDoubt(p); (doubt != "") != test.doubtful {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,7 +54,9 @@ var relays = [...]Target{
 func choose(choice uint64) func(int, Media) (Target, bool) {
 	return func(i int, _ Media) (Target, bool) {
 		bits := choice >> (3 * (i % 20)) & 7
-		return relays[bits%uint64(len(relays))], bits < uint64(len(relays))
+		to := relays[bits%uint64(len(relays))]
+		to.Translated = translates(choice)
+		return to, bits < uint64(len(relays))
 	}
 }
 
@@ -100,7 +103,7 @@ func FuzzRewrite(f *testing.F) {
 			}
 			checkRewritten(t, m, after.Media()[i], to)
 		}
-		if any && !slices.Equal(otherLines(string(b)), otherLines(string(out))) || !any && !bytes.Equal(b, out) {
+		if any && !slices.Equal(otherLines(string(b), translates(choice)), otherLines(string(out), translates(choice))) || !any && !bytes.Equal(b, out) {
 			t.Fatalf("%q became %q", b, out)
 		}
 		if again := after.Rewrite(nil, target); !bytes.Equal(again, out) {
@@ -154,8 +157,15 @@ func checkRewritten(t *testing.T, before, after Media, to Target) {
 	}
 }
 
-// otherLines returns the lines that no rewriting may touch.
-func otherLines(s string) (lines []string) {
+// translates says whether the targets of choose are of the other IP family.
+func translates(choice uint64) bool { return choice>>63 == 1 }
+
+// originAddress is what of an o= line may change, with the IP family.
+var originAddress = regexp.MustCompile(`^(o=[ \t]*(?:[^ \t]+[ \t]+){3})[^ \t]+[ \t]+(?i:ip[46])[ \t]+[^ \t]+`)
+
+// otherLines returns the lines that no rewriting may touch, without the address of
+// o= when that is translated.
+func otherLines(s string, translated bool) (lines []string) {
 	for line := range strings.Lines(s) {
 		text := strings.TrimRight(line, "\r\n")
 		name, _, _ := strings.Cut(strings.TrimPrefix(text, "a="), ":")
@@ -164,7 +174,10 @@ func otherLines(s string) (lines []string) {
 		case strings.HasPrefix(text, "a=") && (fold == "rtcp" || strings.HasPrefix(fold, "ice-") ||
 			slices.Contains([]string{"candidate", "remote-candidates", "end-of-candidates", "altc", "path"}, fold)):
 		default:
-			lines = append(lines, strings.TrimSuffix(text, "\r"))
+			if text = strings.TrimSuffix(text, "\r"); translated {
+				text = originAddress.ReplaceAllString(text, "$1")
+			}
+			lines = append(lines, text)
 		}
 	}
 	return lines

@@ -10,9 +10,11 @@ import (
 
 // Target is where an m= line is to point. A zero RTCP is the port above RTP's.
 // With Refused it points nowhere: its port becomes 0, and the rest is not used.
+// Translated says that the other side uses another IP family than the sender.
 type Target struct {
-	RTP, RTCP netip.AddrPort
-	Refused   bool
+	RTP, RTCP  netip.AddrPort
+	Refused    bool
+	Translated bool
 }
 
 // rtcp returns the address of RTCP.
@@ -34,8 +36,10 @@ func (t Target) rtcp() netip.AddrPort {
 // above the port of RTP nor shares it. ICE candidates and credentials, a=altc
 // and a=path name other ways to the sender and are removed from the media that
 // are rewritten and from the session. An address of 0.0.0.0 or :: means hold and
-// stays. All other lines stay as they are, and so does a line that already says
-// the right thing.
+// stays. The address in o= is nobody's to send to, but some receivers (baresip) take
+// its IP family for that of the media: where a target is translated to the other one,
+// o= names it. All other lines stay as they are, and so does a line that
+// already says the right thing.
 func (d *Description) Rewrite(dst []byte, target func(i int, m Media) (to Target, ok bool)) []byte {
 	w := writer{d: d, media: -1, dst: dst}
 	if !w.aim(target) {
@@ -58,6 +62,7 @@ type writer struct {
 	dst     []byte
 	eol     []byte
 	session netip.Addr // new address of the session's c=; invalid: as it is
+	origin  netip.Addr // new address of o=; invalid: as it is
 	media   int        // index of the current m= line, -1 before the first
 	conn    bool       // a c= line is still to be added to this media
 	rtcp    bool       // an a=rtcp line is still to be added to this media
@@ -86,6 +91,9 @@ func (w *writer) aim(target func(int, Media) (Target, bool)) (any bool) {
 			continue
 		}
 		any = true
+		if to.Translated && !w.origin.IsValid() {
+			w.origin = to.RTP.Addr()
+		}
 		switch {
 		case !m.ownHost && !w.session.IsValid():
 			w.session = to.RTP.Addr()
@@ -120,6 +128,10 @@ func (w *writer) line(l line) {
 	case 'm':
 		w.mediaLine(l)
 		return
+	case 'o':
+		if w.media < 0 && w.originLine(l) {
+			return
+		}
 	case 'c':
 		if w.connectionLine(l) {
 			return
@@ -227,6 +239,29 @@ func (w *writer) connectionLine(l line) bool {
 	}
 	w.connection(to)
 	w.dst = append(w.dst, w.d.buf[l.end:l.next]...)
+	return true
+}
+
+// originLine writes an o= line with another address; false when it stays as it is.
+func (w *writer) originLine(l line) bool {
+	text := l.text(w.d.buf)
+	rest := text[2:]
+	for range 3 { // username, session, version
+		_, rest = field(rest)
+	}
+	for len(rest) > 0 && isSpace(rest[0]) {
+		rest = rest[1:]
+	}
+	_, after := field(rest)
+	family, after := field(after)
+	host, after := field(after)
+	is4, is6 := isWord(family, "ip4"), isWord(family, "ip6")
+	if len(host) == 0 || !w.origin.IsValid() || w.origin.Is4() && !is6 || w.origin.Is6() && !is4 {
+		return false
+	}
+	w.dst = append(w.dst, text[:len(text)-len(rest)]...)
+	w.address(w.origin)
+	w.dst = append(append(w.dst, after...), w.d.buf[l.end:l.next]...)
 	return true
 }
 

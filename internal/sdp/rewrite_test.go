@@ -7,10 +7,12 @@ import (
 )
 
 // toward returns a target function that gives media i the i-th of the targets,
-// "RTP" or "RTP RTCP"; "-" leaves a media alone, "no" refuses it.
+// "RTP" or "RTP RTCP", with "!" at the end where it is translated; "-" leaves a
+// media alone, "no" refuses it.
 func toward(targets ...string) func(int, Media) (Target, bool) {
 	return func(i int, _ Media) (to Target, ok bool) {
-		rtp, rtcp, _ := strings.Cut(targets[min(i, len(targets)-1)], " ")
+		text, translated := strings.CutSuffix(targets[min(i, len(targets)-1)], "!")
+		rtp, rtcp, _ := strings.Cut(text, " ")
 		if rtp == "-" {
 			return Target{}, false
 		}
@@ -21,6 +23,7 @@ func toward(targets ...string) func(int, Media) (Target, bool) {
 		if rtcp != "" {
 			to.RTCP = netip.MustParseAddrPort(rtcp)
 		}
+		to.Translated = translated
 		return to, true
 	}
 }
@@ -65,10 +68,14 @@ func TestRewrite(t *testing.T) {
 			origin + "m=audio 50000 RTP/AVP 0\nc=IN IP6 ::\nm=video 50002 RTP/AVP 31\n" + ownC},
 		{"no address at all", origin + "m=audio 4000 RTP/AVP 0\na=x\n", []string{own},
 			origin + "m=audio 50000 RTP/AVP 0\n" + ownC + "a=x\n"},
-		{"IPv6 to IPv4", origin + "c=IN IP6 2001:db8::1\nm=audio 4000 RTP/AVP 0\n", []string{own},
-			origin + ownC + "m=audio 50000 RTP/AVP 0\n"},
-		{"IPv4 to IPv6", origin + lanC + "m=audio 4000/2 RTP/AVP 0\na=rtcp:4001 IN IP4 192.0.2.1\n", []string{"[2001:db8::9]:50000"},
-			origin + "c=IN IP6 2001:db8::9\nm=audio 50000/2 RTP/AVP 0\na=rtcp:50001 IN IP6 2001:db8::9\n"},
+		{"IPv6 to IPv4", "v=0\no=- 1  2 IN IP6 2001:db8::1\nc=IN IP6 2001:db8::1\nm=audio 4000 RTP/AVP 0\n", []string{own},
+			"v=0\no=- 1  2 IN IP6 2001:db8::1\n" + ownC + "m=audio 50000 RTP/AVP 0\n"},
+		{"IPv6 to IPv4, translated", "v=0\no=- 1  2 IN ip6 2001:db8::1\nc=IN IP6 2001:db8::1\nm=audio 4000 RTP/AVP 0\n", []string{own + "!"},
+			"v=0\no=- 1  2 IN IP4 198.51.100.1\n" + ownC + "m=audio 50000 RTP/AVP 0\n"},
+		{"origin of an odd kind", "v=0\no=- 1 IN IP6\nc=IN IP6 2001:db8::1\nm=audio 4000 RTP/AVP 0\no=- 1 2 IN IP6 ::1\n", []string{own + "!"},
+			"v=0\no=- 1 IN IP6\n" + ownC + "m=audio 50000 RTP/AVP 0\no=- 1 2 IN IP6 ::1\n"},
+		{"IPv4 to IPv6", origin + lanC + "m=audio 4000/2 RTP/AVP 0\na=rtcp:4001 IN IP4 192.0.2.1\n", []string{"[2001:db8::9]:50000!"},
+			"v=0\no=- 1 1 IN IP6 2001:db8::9\ns=-\n" + "c=IN IP6 2001:db8::9\nm=audio 50000/2 RTP/AVP 0\na=rtcp:50001 IN IP6 2001:db8::9\n"},
 		{"mapped and with a zone", origin + lanC + "m=audio 4000 RTP/AVP 0\n" + lanC + "m=audio 4002 RTP/AVP 0\nc=IN IP6 fe80::9\n",
 			[]string{"[::ffff:198.51.100.1]:50000", "[fe80::1%eth0]:50002"},
 			origin + ownC + "m=audio 50000 RTP/AVP 0\n" + ownC + "m=audio 50002 RTP/AVP 0\nc=IN IP6 fe80::1\n"},

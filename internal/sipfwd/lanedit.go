@@ -128,8 +128,12 @@ func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) n
 		if i >= len(l.lines) || l.lines[i].port == nil {
 			return sdp.Target{}, false
 		}
-		at := where(l.lines[i].port)
-		return sdp.Target{RTP: at, RTCP: netip.AddrPortFrom(at.Addr(), at.Port()+1)}, true
+		port := l.lines[i].port
+		at := where(port)
+		return sdp.Target{
+			RTP: at, RTCP: netip.AddrPortFrom(at.Addr(), at.Port()+1),
+			Translated: port.LAN().Addr().Is4() != port.PBX().Addr().Is4(),
+		}, true
 	})
 	m.SetBody(p.sdp.start, p.sdp.end, body)
 }

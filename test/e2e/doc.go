@@ -40,6 +40,21 @@
 //	                               | 192.0.2.1
 //	                             "wan"    its third link, searched like the others
 //
+// The office may have a second network (Lab.VLAN). No router connects it to the first; tunnelproxy is in both:
+//
+//	phones                                     tunnelproxy
+//	192.168.79.101 and up                      192.168.79.10   "office"
+//	       |                                        |
+//	======= vlan ============================================
+//
+// Tests of IPv6 give the first drawing addresses of it too (Lab.UseIPv6), and phones that have no others (Lab.Phone6, Lab.Desk6);
+// nothing is translated on the way:
+//
+//	lan   fd00:77::/64          phones ::101 and up, tunnelproxy ::10, "nat" ::1
+//	      2001:db8:98::/64      "nat" ::2, "wan" ::1
+//	      2001:db8:203::/64     "wan" ::1, "pbx" ::10
+//	desk  fd00:c0::/64          "pbx" ::1, phones beside the PBX ::101 and up; Kamailio on [::1]:5060 and both of these
+//
 // A test proves what it says by what was heard (recordings of the phones, tones measured) and by what was on the wire (tcpdump
 // on the links), not by logs of the programs under test. TestPeersDirect* run the peers without the tunnel: when one of those
 // fails the rig is at fault, and nothing else here means anything.

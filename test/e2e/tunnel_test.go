@@ -33,6 +33,10 @@ const insideFilter = "udp port 5060"
 // tunnelPort is the one port that may be seen on the WAN.
 var tunnelPort = netip.AddrPortFrom(lab.PBXAddr, 5090)
 
+func isTunnelPort(at netip.AddrPort) bool {
+	return at == tunnelPort || at == netip.AddrPortFrom(lab.PBXAddr6, tunnelPort.Port())
+}
+
 // binaries builds the two programs, once for all tests, and returns their directory. E2E_RACE=1 builds them with the race
 // detector.
 var binaries = sync.OnceValues(func() (string, error) {
@@ -185,6 +189,9 @@ type status struct {
 	Calls []struct {
 		CallID string `json:"call_id"`
 	} `json:"calls"`
+	RelayTotals struct {
+		PacketsDirect uint64 `json:"packets_direct"`
+	} `json:"relay_totals"`
 	Counters map[string]uint64 `json:"counters"`
 }
 
@@ -228,8 +235,8 @@ func inspectWAN(t *testing.T, packets []*pcap.Packet) {
 	var bytesSeen int
 	for _, p := range packets {
 		bytesSeen += len(p.Payload)
-		isTunnel := (p.Protocol == pcap.TCP || p.Protocol == pcap.UDP) && (p.Src == tunnelPort || p.Dst == tunnelPort)
-		if !isTunnel && p.Protocol != pcap.NotIP {
+		isTunnel := (p.Protocol == pcap.TCP || p.Protocol == pcap.UDP) && (isTunnelPort(p.Src) || isTunnelPort(p.Dst))
+		if !isTunnel && p.Protocol != pcap.NotIP && !p.IsNeighbourDiscovery() {
 			foreign[fmt.Sprintf("%v %v > %v", p.Protocol, p.Src, p.Dst)]++
 		}
 	}

@@ -45,6 +45,7 @@ type Lab struct {
 	lan    *Host
 	phones int // hosts added to the office LAN so far
 	desks  int // hosts added beside the PBX so far
+	ipv6   bool
 }
 
 // A Host is a network namespace with an address.
@@ -262,9 +263,12 @@ func ip(t testing.TB, netns, lines string) {
 }
 
 func offset(network netip.Prefix, n int) netip.Addr {
-	bytes := network.Addr().As4()
-	bytes[3] += byte(n)
-	return netip.AddrFrom4(bytes)
+	bytes := network.Addr().AsSlice()
+	last := len(bytes) - 1
+	bytes[last-1] += byte(n >> 8)
+	bytes[last] += byte(n)
+	addr, _ := netip.AddrFromSlice(bytes)
+	return addr
 }
 
 // Require ends the test when a program is missing.

@@ -127,6 +127,19 @@ func (p *Packet) decode(frame []byte) {
 	}
 }
 
+// IsNeighbourDiscovery tells whether the packet is what IPv6 has in place of ARP: neighbours, routers (RFC 4861) and groups of
+// multicast (RFC 3810, behind a hop-by-hop header) on one link.
+func (p *Packet) IsNeighbourDiscovery() bool {
+	const hopByHop, firstType, lastType = 0, 133, 137
+	switch p.Protocol {
+	case hopByHop:
+		return p.Dst.Addr().IsLinkLocalMulticast()
+	case ICMPv6:
+		return len(p.Payload) > 0 && p.Payload[0] >= firstType && p.Payload[0] <= lastType
+	}
+	return false
+}
+
 func (p *Packet) decodeIPv4(body []byte) {
 	p.Protocol = Protocol(body[9])
 	src, dst := netip.AddrFrom4([4]byte(body[12:16])), netip.AddrFrom4([4]byte(body[16:20]))

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,8 +70,8 @@ type reply struct {
 }
 
 const baresipConfig = `poll_method epoll
-sip_listen %[1]s:5060
-net_interface %[1]s
+sip_listen %[1]s
+net_interface %[4]s
 call_local_timeout 120
 call_max_calls 20
 audio_source aufile,%[2]s
@@ -116,7 +117,7 @@ func StartBaresip(t testing.TB, host *lab.Host, config PhoneConfig) *Baresip {
 	tone := filepath.Join(dir, "tone.wav")
 	for name, content := range map[string]string{
 		tone:                         string(audio.EncodeWAV(audio.Tone(config.Tone, toneSeconds))),
-		filepath.Join(dir, "config"): config.modules(fmt.Sprintf(baresipConfig, host.Addr, tone, b.recordings)),
+		filepath.Join(dir, "config"): config.modules(fmt.Sprintf(baresipConfig, netip.AddrPortFrom(host.Addr, 5060), tone, b.recordings, host.Addr)),
 		// The account comes by command, so that no event of it is missed.
 		filepath.Join(dir, "accounts"): "# none\n",
 	} {
@@ -124,7 +125,11 @@ func StartBaresip(t testing.TB, host *lab.Host, config PhoneConfig) *Baresip {
 			t.Fatal(err)
 		}
 	}
-	b.Process = host.Start("baresip", "baresip", "-4", "-f", dir)
+	family := "-4"
+	if host.Addr.Is6() {
+		family = "-6"
+	}
+	b.Process = host.Start("baresip", "baresip", family, "-f", dir)
 	b.connect()
 	b.Command("uanew", b.account())
 	return b

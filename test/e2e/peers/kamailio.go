@@ -42,6 +42,11 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	for _, addr := range []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()} {
 		values.Listen = append(values.Listen, "udp:"+addr+":5060", "tcp:"+addr+":5060")
 	}
+	if l.HasIPv6() {
+		for _, addr := range []string{"[::1]", "[" + lab.PBXAddr6.String() + "]", "[" + lab.PBXDeskAddr6.String() + "]"} {
+			values.Listen = append(values.Listen, "udp:"+addr+":5060", "tcp:"+addr+":5060")
+		}
+	}
 	if config.Trunk.IsValid() {
 		values.Trunk, values.TrunkIP = config.Trunk.String(), config.Trunk.Addr().String()
 	}
