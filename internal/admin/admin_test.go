@@ -148,6 +148,7 @@ func TestTable(t *testing.T) {
 		PBX:      PBX{Name: "pbx.example:5060", Address: "192.0.2.9:5060", Answers: true, RTTMS: 1.25, Checked: now},
 		Sessions: []Session{{ID: "s1", Credential: "berlin", Remote: "198.51.100.1:4000", Since: now.Add(-90 * time.Second), Attached: true, RTTMS: 20, Phones: 1, Calls: 1}},
 		Phones:   []Phone{{Session: "s1", Key: "k", AOR: "sip:101@example", Port: 6000, Address: "192.0.2.1:6000", UserAgent: "Evil\x1b[2J\tphone", Expires: now.Add(time.Minute)}},
+		Trunks:   []Trunk{{Session: "s1", Office: "berlin", Name: "pbx", Address: "192.0.2.1:6900"}},
 		Calls:    []Call{{Session: "s1", CallID: strings.Repeat("c", 100), From: "sip:101@example", To: "sip:102@example", Direction: "up", Started: now.Add(-time.Minute), Answered: now.Add(-5 * time.Second)}},
 		Relays: []Relay{
 			{PBXAddress: "192.0.2.1:50000", Remote: "192.0.2.9:7000", PacketsIn: 5, PacketsOut: 6, JitterMS: 0.5},
@@ -172,6 +173,10 @@ s1       berlin      198.51.100.1:4000  up     1m30s  20.0 ms  1            1
 registered phones: 1
 AOR              SESSION  PBX SENDS TO    EXPIRES  USER-AGENT
 sip:101@example  s1       192.0.2.1:6000  1m0s     Evil?[2J?phone
+
+trunks: 1
+TRUNK       SESSION  PBX SENDS TO
+berlin/pbx  s1       192.0.2.1:6900
 
 calls: 1
 FROM             TO               DIRECTION  STATE    FOR  SESSION  CALL-ID

@@ -19,6 +19,15 @@ func PhonesOf(session string, infos []sipfwd.PhoneInfo) []Phone {
 	return phones
 }
 
+// TrunksOf tells of trunks; session is "" in tunnelproxy.
+func TrunksOf(session string, infos []sipfwd.TrunkInfo) []Trunk {
+	trunks := make([]Trunk, 0, len(infos))
+	for _, t := range infos {
+		trunks = append(trunks, Trunk{Session: session, Name: t.Name, Peer: t.Peer, Address: t.Address, Heard: t.Heard})
+	}
+	return trunks
+}
+
 // CallsOf tells of calls; session is "" in tunnelproxy.
 func CallsOf(session string, infos []sipfwd.CallInfo) []Call {
 	calls := make([]Call, 0, len(infos))

@@ -27,6 +27,16 @@ type Phone struct {
 	Expires   time.Time `json:"expires,omitzero"`
 }
 
+// Trunk is a PBX of the office that does not register.
+type Trunk struct {
+	Session string    `json:"session,omitempty"` // of tunneld: whose trunk it is
+	Office  string    `json:"office,omitempty"`  // of tunneld: the credential of the session
+	Name    string    `json:"name"`
+	Peer    string    `json:"peer,omitempty"`    // of tunnelproxy: where the trunk is in its LAN
+	Address string    `json:"address,omitempty"` // beside the PBX: address and port that the PBX sends to; empty when it is not open
+	Heard   time.Time `json:"heard,omitzero"`    // of tunnelproxy: when the trunk sent something last
+}
+
 // Call is a call from its INVITE to its end.
 type Call struct {
 	Session   string    `json:"session,omitempty"`
@@ -134,6 +144,7 @@ type DaemonStatus struct {
 	PBX           PBX               `json:"pbx"`
 	Sessions      []Session         `json:"sessions"`
 	Phones        []Phone           `json:"phones"`
+	Trunks        []Trunk           `json:"trunks"`
 	Calls         []Call            `json:"calls"`
 	Relays        []Relay           `json:"relays"`
 	EndedRelays   []Relay           `json:"ended_relays"` // the latest, newest last
@@ -149,6 +160,7 @@ type ProxyStatus struct {
 	PhonesUse    []string          `json:"phones_use"`               // addresses of this machine, one for each network of phones, at the moment
 	Tunnel       Tunnel            `json:"tunnel"`
 	Phones       []Phone           `json:"phones"`
+	Trunks       []Trunk           `json:"trunks"`
 	Calls        []Call            `json:"calls"`
 	Relays       []Relay           `json:"relays"`
 	EndedRelays  []Relay           `json:"ended_relays"`

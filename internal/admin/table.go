@@ -40,6 +40,7 @@ func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 		return []any{e.ID, e.Credential, e.Remote, state, ago(now, e.Since), millis(e.RTTMS), e.Phones, e.Calls}
 	})
 	p.phones(s.Phones, now)
+	p.trunks(s.Trunks, now)
 	p.calls(s.Calls, now)
 	p.relays(s.Relays)
 	p.counters(s.Counters)
@@ -70,6 +71,7 @@ func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
 	p.fact("media", "%d packets in, %d out, %d lost, %d dropped since the start%s",
 		s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped, local)
 	p.phones(s.Phones, now)
+	p.trunks(s.Trunks, now)
 	p.calls(s.Calls, now)
 	p.relays(s.Relays)
 	p.counters(s.Counters)
@@ -169,6 +171,23 @@ func (p page) phones(phones []Phone, now time.Time) {
 			expires = ago(e.Expires, now)
 		}
 		return []any{name, e.Session, e.Source, e.Address, expires, e.UserAgent}
+	})
+}
+
+func (p page) trunks(trunks []Trunk, now time.Time) {
+	if len(trunks) == 0 {
+		return
+	}
+	p.table("trunks", "none", "TRUNK\tSESSION\tSOURCE\tPBX SENDS TO\tHEARD", len(trunks), func(i int) []any {
+		e := trunks[i]
+		name, heard := e.Name, ""
+		if e.Office != "" {
+			name = e.Office + "/" + e.Name
+		}
+		if !e.Heard.IsZero() {
+			heard = ago(now, e.Heard) + " ago"
+		}
+		return []any{name, e.Session, e.Peer, e.Address, heard}
 	})
 }
 

@@ -128,6 +128,7 @@ type grammar struct {
 		Listen  Endpoint  `setting:"" default:":5090" help:"Where to listen."`
 		Ports   PortRange `setting:"" default:"50000-59999"`
 		Allowed []Network `setting:""`
+		Places  []string  `setting:""`
 		Secret  string
 	} `cmd:""`
 	Status struct{} `cmd:""`
@@ -167,9 +168,22 @@ func TestFlagWinsOverFileOverDefault(t *testing.T) {
 	}
 }
 
+// TestMapping: what is a list of key=value on the command line may be a mapping.
+func TestMapping(t *testing.T) {
+	g, err := parse(t, "places:\n  here: 192.0.2.1:5060\n  'there': 7\n", "serve")
+	if err != nil || strings.Join(g.Serve.Places, " ") != "here=192.0.2.1:5060 there=7" {
+		t.Errorf("%q, %v", g.Serve.Places, err)
+	}
+	for _, bad := range []string{"places:\n  a:\n    b: c\n", "places:\n  a: b,c\n", "dir:\n  a: b\n"} {
+		if _, err := parse(t, bad, "serve"); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
 func TestFileErrorsNameTheLine(t *testing.T) {
 	for _, test := range []struct{ name, file, problem, remedy string }{
-		{"unknown key", "dir: /x\nlisten_on: :1\n", `:2: unknown setting "listen_on"`, "known are allowed, dir, listen, ports"},
+		{"unknown key", "dir: /x\nlisten_on: :1\n", `:2: unknown setting "listen_on"`, "known are allowed, dir, listen, places, ports"},
 		{"close to a known key", "Listem: :1\n", `:1: unknown setting "Listem"`, "did you mean listen?"},
 		{"flag that is no setting", "secret: x\n", `:1: unknown setting "secret"`, "known are"},
 		{"bad value", "\n\nlisten: 5090\n", `:3: listen: "5090": 5090 is a number`, "Where to listen."},

@@ -111,7 +111,7 @@ func parseFile(path string, r io.Reader, known map[string]*kong.Flag) (fileValue
 		if _, twice := values[key.Value]; twice {
 			return nil, bad(key.Line, "remove one of the two lines", "%q is set twice", key.Value)
 		}
-		text, err := scalars(value)
+		text, err := scalars(value, flag.IsSlice())
 		if err == nil {
 			err = try(flag, text)
 		}
@@ -133,8 +133,9 @@ func example(known map[string]*kong.Flag) string {
 	return "one setting a line, like  key: value"
 }
 
-// scalars gives the text of a plain value, or of a list of plain values with commas between them.
-func scalars(node *yaml.Node) (string, error) {
+// scalars gives the text of a plain value, or of a list of plain values with commas between them. A mapping, for a flag that
+// takes several values, is a list of key=value.
+func scalars(node *yaml.Node, several bool) (string, error) {
 	switch {
 	case node.Kind == yaml.ScalarNode && node.Tag == "!!null":
 		return "", errors.New("has no value")
@@ -147,6 +148,16 @@ func scalars(node *yaml.Node) (string, error) {
 				return "", errors.New("is a list of something other than plain values")
 			}
 			items = append(items, item.Value)
+		}
+		return strings.Join(items, ","), nil
+	case node.Kind == yaml.MappingNode && several:
+		var items []string
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			key, item := node.Content[i], node.Content[i+1]
+			if item.Kind != yaml.ScalarNode || strings.Contains(key.Value+item.Value, ",") {
+				return "", errors.New("is a mapping to something other than plain values")
+			}
+			items = append(items, key.Value+"="+item.Value)
 		}
 		return strings.Join(items, ","), nil
 	}

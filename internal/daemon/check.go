@@ -61,6 +61,9 @@ func checkPorts(list *config.Checklist, s *settings, p *place) {
 	}
 	list.Ports("media ports", "--media-ports", p.mediaAddress, s.MediaPorts, 2)
 	list.Ports("phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts, 1)
+	for _, t := range s.TrunkPort {
+		list.Ports("trunk port", "--trunk-port", p.phoneAddress, config.PortRange{Low: t.port, High: t.port}, 1)
+	}
 	if !s.PhoneSources.shared() {
 		list.OK("phone sources", "one of %v for each %s", s.SourceNetwork, s.PhoneSources)
 	}

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/probe"
 )
 
 // answerOnce answers the first datagram with a 404 that repeats what a response must repeat.
@@ -49,7 +51,7 @@ func TestAnyAnswerToOptionsCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if rtt <= 0 || rtt > optionsTimeout {
+			if rtt <= 0 || rtt > probe.Timeout {
 				t.Errorf("round trip %v", rtt)
 			}
 			if text := request(); !bytes.HasPrefix(text, []byte("OPTIONS sip:pbx.example SIP/2.0\r\n")) {

@@ -138,7 +138,8 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	d.phonePorts, err = sipfwd.OpenPhonePorts(sipfwd.PhonePortsConfig{
 		Addr: d.place.phoneAddress, Low: d.settings.PhonePorts.Low, High: d.settings.PhonePorts.High,
 		Sources: sipfwd.Sources(d.settings.PhoneSources), SourceNetwork: d.settings.SourceNetwork.Prefix,
-		StateFile: dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
+		TrunkPorts: d.settings.trunkPorts(),
+		StateFile:  dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
 		Transport: d.place.way.transport.String(), ClientTLS: d.place.way.trust, ServerTLS: d.serverTLS(certificate),
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/internal/logging"
+	"github.com/siptunnel/siptunnel/internal/probe"
 )
 
 const (
@@ -28,6 +29,7 @@ type settings struct {
 	PhonePorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
 	PhoneSources   phoneSources     `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
 	SourceNetwork  config.Network   `name:"phone-source-network" setting:"" placeholder:"CIDR" default:"127.77.0.0/16" help:"Network of these addresses, for a PBX on this machine's loopback; another one must be local to this machine. Default: ${default}."`
+	TrunkPort      []trunkPort      `setting:"" placeholder:"CREDENTIAL/TRUNK=PORT" help:"Port toward the PBX of a trunk of an office, inside of --phone-ports or not. Default: one of --phone-ports, the same again each time."`
 	LogLevel       logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
 	LogFormat      logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
@@ -52,7 +54,7 @@ func (s *settings) validate() error {
 		return config.Errorf(config.ExitConfig, "give --public-address the name or address that offices reach this machine by",
 			"public-address %v is no address to connect to", s.PublicAddress)
 	}
-	return nil
+	return s.checkTrunkPorts()
 }
 
 // place is where this machine and the PBX are: what settings leave open, found out.
@@ -76,7 +78,7 @@ func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error)
 	if p.domain == "" {
 		p.domain = s.PBX.Host
 		if addr, ok := s.PBX.Addr(); ok {
-			p.domain = bracketed(addr)
+			p.domain = probe.Bracketed(addr)
 		}
 	}
 	var err error

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
 
 // parse gives the settings of a command line of serve.
@@ -155,6 +157,40 @@ func TestPhoneSources(t *testing.T) {
 		}
 		if config.ExitOf(err) != test.code || !strings.Contains(text, test.text) {
 			t.Errorf("%s, PBX reached from %s: %v", test.args, test.pbx, text)
+		}
+	}
+}
+
+func TestTrunkPorts(t *testing.T) {
+	s := parse(t, "--trunk-port=berlin/pbx=6000,bonn/pbx=7000", "--trunk-port", "bonn/fax=7002")
+	if err := s.validate(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[sipfwd.TrunkID]uint16{{Credential: "berlin", Name: "pbx"}: 6000, {Credential: "bonn", Name: "pbx"}: 7000, {Credential: "bonn", Name: "fax"}: 7002}
+	if got := s.trunkPorts(); !maps.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+	for text, want := range map[string]string{
+		"berlin=6000":       "is not CREDENTIAL/TRUNK=PORT",
+		"berlin/pbx":        "is not CREDENTIAL/TRUNK=PORT",
+		"berlin/a b=6000":   "not the name of a trunk",
+		"/pbx=6000":         "not the name of a credential",
+		"berlin/pbx=80":     "no valid port",
+		"berlin/pbx=123456": "no valid port",
+	} {
+		var port trunkPort
+		if err := port.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	for args, want := range map[string]string{
+		"berlin/pbx=6000,berlin/pbx=6001": "two ports for berlin/pbx",
+		"berlin/pbx=6000,bonn/pbx=6000":   "gives port 6000 to two trunks",
+		"berlin/pbx=50000":                "one of media-ports",
+		"berlin/pbx=5090":                 "the listen port",
+	} {
+		if err := parse(t, "--trunk-port="+args).validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", args, err)
 		}
 	}
 }

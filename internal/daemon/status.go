@@ -23,6 +23,7 @@ func (d *daemon) status() admin.DaemonStatus {
 		PBX:           d.pbx.Status(),
 		Sessions:      []admin.Session{},
 		Phones:        []admin.Phone{},
+		Trunks:        []admin.Trunk{},
 		Calls:         []admin.Call{},
 		Counters:      d.counters.Snapshot(),
 	}
@@ -31,12 +32,19 @@ func (d *daemon) status() admin.DaemonStatus {
 	for _, o := range d.allOffices() {
 		id := o.session.ID()
 		s.Phones = append(s.Phones, admin.PhonesOf(id, o.side.Phones())...)
+		for _, t := range admin.TrunksOf(id, o.side.Trunks()) {
+			t.Office = o.session.Credential()
+			s.Trunks = append(s.Trunks, t)
+		}
 		now := admin.CallsOf(id, o.side.Calls())
 		s.Calls = append(s.Calls, now...)
 		calls[id] = len(now)
 	}
 	slices.SortFunc(s.Phones, func(a, b admin.Phone) int {
 		return cmp.Or(cmp.Compare(a.Session, b.Session), cmp.Compare(a.AOR, b.AOR))
+	})
+	slices.SortFunc(s.Trunks, func(a, b admin.Trunk) int {
+		return cmp.Or(cmp.Compare(a.Office, b.Office), cmp.Compare(a.Name, b.Name))
 	})
 	slices.SortFunc(s.Calls, func(a, b admin.Call) int { return a.Started.Compare(b.Started) })
 	for _, e := range d.server.Sessions() {

@@ -32,6 +32,7 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 		c.checkPorts(list, p)
 	}
 	c.checkServer(ctx, list, common.StateDir, s)
+	c.checkTrunks(ctx, list)
 	return list.Err()
 }
 

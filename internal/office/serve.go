@@ -118,6 +118,7 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 		Allocate:   calls.Allocate,
 		Networks:   p.settings.networks(),
 		Neighbour:  new(neighbours).of,
+		Trunks:     p.settings.trunks(),
 		Events:     logging.Events(p.log),
 		Counters:   &p.counters,
 	})
@@ -167,6 +168,7 @@ func (p *proxy) run(sip *listeners, secure *tls.Config) {
 	var running sync.WaitGroup
 	running.Go(func() { p.pool.run(ctx) })
 	running.Go(func() { p.watch(ctx) })
+	running.Go(func() { p.watchTrunks(ctx) })
 	listen := func(at net.Addr, transport string, serve func() error) {
 		running.Go(func() {
 			if err := serve(); err != nil && ctx.Err() == nil {
@@ -209,6 +211,7 @@ func (p *proxy) status() admin.ProxyStatus {
 			Domain: now.Domain,
 		},
 		Phones:   admin.PhonesOf("", p.side.Phones()),
+		Trunks:   admin.TrunksOf("", p.side.Trunks()),
 		Calls:    admin.CallsOf("", p.side.Calls()),
 		Counters: p.counters.Snapshot(),
 	}

@@ -24,6 +24,7 @@ type settings struct {
 	LANAddress    config.Address   `name:"lan-address" setting:"" placeholder:"IP" help:"Address of this machine that phones are told. Default: the one that each phone uses."`
 	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"40000-49999" help:"UDP ports for the media of phones, two a call. Default: ${default}."`
 	PhoneNetworks []config.Network `setting:"" placeholder:"CIDR" help:"Networks to serve besides private and directly connected ones."`
+	Trunk         []trunk          `setting:"" placeholder:"NAME=HOST[:PORT][;transport=tcp]" help:"A PBX of the office that does not register: calls to and from it, of any user, go through the tunnel as those of one phone."`
 	LogLevel      logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
 	LogFormat     logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
@@ -42,6 +43,9 @@ func (s *settings) validate() error {
 	}
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		return config.Errorf(config.ExitConfig, "give both, or none of them", "tls-cert and tls-key belong together")
+	}
+	if err := s.checkTrunks(); err != nil {
+		return err
 	}
 	plain := map[uint16]bool{}
 	for _, at := range s.SIPListen.withPort(defaultSIPPort) {

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
 
 // parse gives the settings of a command line of serve.
@@ -92,6 +94,58 @@ func TestPlace(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		})
+	}
+}
+
+func TestTrunks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tunnelproxy.yaml")
+	for _, text := range []string{
+		"trunk:\n  berlin: 192.168.1.20\n  bonn: pbx.lan:5070;transport=tcp\n  koeln: '[2001:db8::1]:5062'\n",
+		"trunk:\n  - berlin=192.168.1.20\n  - bonn=pbx.lan:5070;transport=tcp\n  - koeln=[2001:db8::1]:5062\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := parse(t, "--config", path)
+		if _, err := s.survey(); err != nil {
+			t.Fatal(err)
+		}
+		want := []sipfwd.Trunk{
+			{Name: "berlin", Host: "192.168.1.20", Port: 5060, Transport: "UDP", Addr: netip.MustParseAddr("192.168.1.20")},
+			{Name: "bonn", Host: "pbx.lan", Port: 5070, Transport: "TCP"},
+			{Name: "koeln", Host: "[2001:db8::1]", Port: 5062, Transport: "UDP", Addr: netip.MustParseAddr("2001:db8::1")},
+		}
+		if got := s.trunks(); !slices.Equal(got, want) {
+			t.Errorf("%+v", got)
+		}
+	}
+	for text, want := range map[string]string{
+		"berlin":                           "is not NAME=HOST:PORT",
+		"=192.168.1.20":                    "the name",
+		"a/b=192.168.1.20":                 "the name",
+		"berlin=:5060":                     "has no host",
+		"berlin=0.0.0.0":                   "has no host",
+		"berlin=192.168.1.20:x":            "no valid port",
+		"berlin=192.168.1.20;transport=ws": "neither transport=udp nor transport=tcp",
+	} {
+		var line trunk
+		if err := line.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	for args, want := range map[string]string{
+		"--trunk=a=192.0.2.1 --trunk=a=192.0.2.2":           "trunk a is there twice",
+		"--trunk=a=127.0.0.1":                               "where tunnelproxy itself listens",
+		"--trunk=a=127.0.0.1:5070 --sip-listen=127.0.0.9":   "",
+		"--trunk=a=127.0.0.1 --sip-listen=127.0.0.9":        "",
+		"--trunk=a=127.0.0.9 --sip-listen=127.0.0.9":        "where tunnelproxy itself listens",
+		"--trunk=a=localhost:5061 --sip-listen=127.0.0.9":   "",
+		"--trunk=a=127.0.0.1:5062 --trunk=b=127.0.0.1:5063": "",
+	} {
+		_, err := parse(t, strings.Fields(args)...).survey()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", args, err)
+		}
 	}
 }
 
