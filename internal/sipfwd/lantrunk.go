@@ -137,7 +137,7 @@ func (s *LANSide) SetTrunkAddr(name string, addr netip.Addr) {
 			// Whoever has the old address now is another, and the trunk was one
 			// while its address was not known.
 			if p == t.phone && f.remote.Addr() != addr || p != t.phone && f.remote.Addr() == addr {
-				s.unlink(f)
+				s.leave(f, p)
 			}
 		}
 	}
@@ -196,7 +196,7 @@ func (s *LANSide) udpFlowTo(to netip.AddrPort, at netip.Addr, p *lanPhone) *flow
 			continue
 		}
 		f := s.flows[flowKey{sock, at, to}]
-		if f == nil || s.byFlow[f] != p {
+		if f == nil || s.byFlow[f] != p || f.gone.Load() {
 			f = s.newUDPFlow(sock, at, to)
 			s.link(f, p)
 		}

@@ -186,6 +186,11 @@ type status struct {
 	Phones []struct {
 		AOR string `json:"aor"`
 	} `json:"phones"`
+	Trunks []struct {
+		Name    string `json:"name"`
+		Peer    string `json:"peer"`
+		Address string `json:"address"`
+	} `json:"trunks"`
 	Calls []struct {
 		CallID string `json:"call_id"`
 	} `json:"calls"`

@@ -25,6 +25,18 @@ type PBXConfig struct {
 	Domain string            // of the users, and realm of their digests
 	Users  map[string]string // user to password
 	Trunk  netip.AddrPort    // numbers that begin with 9 go there and need no registration; zero: none
+	Peer   Peer              // another PBX
+	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.
+	Host *lab.Host
+}
+
+// A Peer is another PBX with users of a domain of its own. The zero Peer is none.
+type Peer struct {
+	Domain    string         // of its users
+	At        netip.AddrPort // the next hop toward it
+	Transport string         // to there, "udp" or "tcp"
+	// From is where its requests come from; they need no password. Port 0 is any.
+	From netip.AddrPort
 }
 
 // kamailioValues is what the template of the configuration refers to.
@@ -32,14 +44,19 @@ type kamailioValues struct {
 	Domain, Trunk, TrunkIP string
 	Users                  map[string]string
 	Listen                 []string
+	Peer                   Peer
 }
 
 // StartKamailio starts the PBX on the lab's host for it, on all its addresses, and waits until it serves.
 func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	t.Helper()
 	lab.Require(t, "kamailio")
-	values := kamailioValues{Domain: config.Domain, Users: config.Users}
-	for _, addr := range []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()} {
+	values := kamailioValues{Domain: config.Domain, Users: config.Users, Peer: config.Peer}
+	host, addresses := l.PBX, []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()}
+	if config.Host != nil {
+		host, addresses = config.Host, []string{config.Host.Addr.String()}
+	}
+	for _, addr := range addresses {
 		values.Listen = append(values.Listen, "udp:"+addr+":5060", "tcp:"+addr+":5060")
 	}
 	if l.HasIPv6() {
@@ -54,7 +71,7 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	if err := template.Must(template.New("").Parse(kamailioConfig)).Execute(&text, values); err != nil {
 		t.Fatal(err)
 	}
-	dir := l.PBX.Dir()
+	dir := host.Dir()
 	file := filepath.Join(dir, "kamailio.cfg")
 	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -65,14 +82,14 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	if err := os.WriteFile(resolver, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := l.PBX.Start("kamailio", "unshare", "--mount", "sh", "-c",
+	k := host.Start("kamailio", "unshare", "--mount", "sh", "-c",
 		`mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolver,
 		"kamailio", "-DD", "-E", "-m", "32", "-M", "4", "-Y", dir, "-f", file)
 	lab.Eventually(t, 10*time.Second, "Kamailio answers OPTIONS", func() bool {
 		if !k.Running() {
 			t.Fatal("Kamailio has ended")
 		}
-		status, _ := Options(l.PBX, netip.MustParseAddrPort("127.0.0.1:5060"), "sip:127.0.0.1")
+		status, _ := Options(host, netip.MustParseAddrPort(addresses[0]+":5060"), "sip:"+addresses[0])
 		return status == 200
 	})
 	return k
