@@ -59,6 +59,9 @@
 // on the links), not by logs of the programs under test. TestPeersDirect* run the peers without the tunnel: when one of those
 // fails the rig is at fault, and nothing else here means anything.
 //
+// TestMatrix plays all kinds of calls between phones that SIPp plays by the scenarios in peers/scenarios/calls, and compares
+// every message, and the media, at both ends of a call.
+//
 // The tests need root and the Debian packages that `make test-deps` installs; without them they skip, and fail where CI=true.
 // They are compiled with the build tag e2e only: `make e2e`. What a failed test captured stays with `go test -artifacts`.
 package e2e

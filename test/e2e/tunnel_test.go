@@ -197,6 +197,7 @@ type status struct {
 	RelayTotals struct {
 		PacketsDirect uint64 `json:"packets_direct"`
 	} `json:"relay_totals"`
+	Relays   []struct{}        `json:"relays"`
 	Counters map[string]uint64 `json:"counters"`
 }
 

@@ -24,6 +24,7 @@ var kamailioConfig string
 type PBXConfig struct {
 	Domain string            // of the users, and realm of their digests
 	Users  map[string]string // user to password
+	Open   bool              // nobody has to prove who he is, and any name can be registered
 	Trunk  netip.AddrPort    // numbers that begin with 9 go there and need no registration; zero: none
 	Peer   Peer              // another PBX
 	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.
@@ -42,6 +43,7 @@ type Peer struct {
 // kamailioValues is what the template of the configuration refers to.
 type kamailioValues struct {
 	Domain, Trunk, TrunkIP string
+	Open                   bool
 	Users                  map[string]string
 	Listen                 []string
 	Peer                   Peer
@@ -51,7 +53,7 @@ type kamailioValues struct {
 func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	t.Helper()
 	lab.Require(t, "kamailio")
-	values := kamailioValues{Domain: config.Domain, Users: config.Users, Peer: config.Peer}
+	values := kamailioValues{Domain: config.Domain, Users: config.Users, Peer: config.Peer, Open: config.Open}
 	host, addresses := l.PBX, []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()}
 	if config.Host != nil {
 		host, addresses = config.Host, []string{config.Host.Addr.String()}
