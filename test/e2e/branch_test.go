@@ -5,10 +5,7 @@ package e2e
 import (
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
-	"testing"
-	"time"
 
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
 	"github.com/siptunnel/siptunnel/test/e2e/peers"
@@ -47,33 +44,4 @@ func (tun *tunnel) startBranch() *branch {
 		return status == 200
 	})
 	return b
-}
-
-// TestTwoOffices: phones of two offices call each other and a phone beside the PBX. Each office has its own session.
-func TestTwoOffices(t *testing.T) {
-	t.Parallel()
-	tun := newTunnel(t, nil)
-	other := tun.startBranch()
-	phones := map[string]*peers.Baresip{
-		"alice": start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy))),
-		"bob":   start(t, other.Phone("bob"), answering(phone("bob", "udp", branchProxy))),
-		"carol": start(t, tun.Desk("carol"), answering(phone("carol", "udp", deskPBX))),
-		"dave":  start(t, other.Phone("dave"), answering(phone("dave", "tcp", branchProxy))),
-	}
-	for _, pair := range [][2]string{{"alice", "bob"}, {"dave", "alice"}, {"carol", "dave"}} {
-		t.Run(pair[0]+" calls "+pair[1], func(t *testing.T) {
-			c := dial(t, phones[pair[0]], phones[pair[1]]).established().talk(time.Second)
-			phones[pair[0]].Hangup()
-			c.closed()
-		})
-	}
-	daemon, _ := tun.statuses()
-	var offices []string
-	for _, session := range daemon.Sessions {
-		offices = append(offices, session.Credential)
-	}
-	slices.Sort(offices)
-	if !slices.Equal(offices, []string{"branch", "default"}) {
-		t.Errorf("sessions of %q, want one of each office", offices)
-	}
 }

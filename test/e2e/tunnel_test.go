@@ -79,12 +79,19 @@ func newTunnel(t *testing.T, trunk func(*lab.Lab) netip.AddrPort) *tunnel {
 // newTunnelWith is newTunnel with other users.
 func newTunnelWith(t *testing.T, users map[string]string, trunk func(*lab.Lab) netip.AddrPort) *tunnel {
 	t.Helper()
-	tun := prepareTunnel(t, lab.New(t))
+	l := lab.New(t)
 	config := peers.PBXConfig{Domain: domain, Users: users}
 	if trunk != nil {
-		config.Trunk = trunk(tun.Lab)
+		config.Trunk = trunk(l)
 	}
-	peers.StartKamailio(t, tun.Lab, config)
+	return newTunnelBefore(t, l, config)
+}
+
+// newTunnelBefore is newTunnel before another PBX.
+func newTunnelBefore(t *testing.T, l *lab.Lab, config peers.PBXConfig) *tunnel {
+	t.Helper()
+	tun := prepareTunnel(t, l)
+	peers.StartKamailio(t, l, config)
 	tun.inside = tun.PBX.Capture("lo", insideFilter)
 	tun.watchWAN()
 	tun.startDaemon()

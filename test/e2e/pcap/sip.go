@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// A Message is what one packet shows of a SIP message: its head, and its body as far as it was in the packet.
+// A Message is what one packet shows of a SIP message: its head, and its body as far as it was in the packet. A message behind it
+// in the same segment is not seen.
 type Message struct {
 	*Packet
 	StartLine string
@@ -24,6 +25,9 @@ func (p *Packet) SIP() (*Message, bool) {
 	head, body, _ := bytes.Cut(p.Payload, []byte("\r\n\r\n"))
 	startLine, headers, _ := strings.Cut(string(head), "\r\n")
 	m := &Message{Packet: p, StartLine: startLine, head: headers, Body: body}
+	if length, err := strconv.Atoi(m.Header("Content-Length")); err == nil && length >= 0 && length < len(body) {
+		m.Body = body[:length]
+	}
 	if rest, ok := strings.CutPrefix(startLine, "SIP/2.0 "); ok {
 		code, _, _ := strings.Cut(rest, " ")
 		status, err := strconv.Atoi(code)

@@ -27,6 +27,7 @@ type PBXConfig struct {
 	Open   bool              // nobody has to prove who he is, and any name can be registered
 	Trunk  netip.AddrPort    // numbers that begin with 9 go there and need no registration; zero: none
 	Peer   Peer              // another PBX
+	Hunt   []string          // two users: the number 8 rings the first for two seconds, then the second; nil: none
 	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.
 	Host *lab.Host
 }
@@ -42,18 +43,16 @@ type Peer struct {
 
 // kamailioValues is what the template of the configuration refers to.
 type kamailioValues struct {
-	Domain, Trunk, TrunkIP string
-	Open                   bool
-	Users                  map[string]string
-	Listen                 []string
-	Peer                   Peer
+	PBXConfig
+	Trunk, TrunkIP string
+	Listen         []string
 }
 
 // StartKamailio starts the PBX on the lab's host for it, on all its addresses, and waits until it serves.
 func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	t.Helper()
 	lab.Require(t, "kamailio")
-	values := kamailioValues{Domain: config.Domain, Users: config.Users, Peer: config.Peer, Open: config.Open}
+	values := kamailioValues{PBXConfig: config}
 	host, addresses := l.PBX, []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()}
 	if config.Host != nil {
 		host, addresses = config.Host, []string{config.Host.Addr.String()}
