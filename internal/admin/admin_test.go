@@ -241,3 +241,27 @@ counters: nothing was dropped or refused
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 }
+
+func TestTableOfSeveralPBXs(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := DaemonStatus{PBX: PBX{Name: "b.example:5062", Address: "192.0.2.2:5062", Answers: true, RTTMS: 2, Checked: now, Targets: []PBXTarget{
+		{Name: "a.example:5060", Address: "192.0.2.1:5060", Down: true, Checked: now.Add(-3 * time.Second), Error: "no answer"},
+		{Name: "b.example:5062", Address: "192.0.2.2:5062", Answers: true, RTTMS: 2, Checked: now, Current: true},
+		{Name: "c.example:5060", Address: "192.0.2.3:5060", Answers: true, Down: true, Checked: now},
+		{Name: "d.example:5060", Address: "192.0.2.4:5060"},
+	}}}
+	var out bytes.Buffer
+	if err := s.WriteTable(&out, now); err != nil {
+		t.Fatal(err)
+	}
+	want := `PBX addresses: 4
+ADDRESS         NAME            STATE          RTT     ASKED   ERROR
+192.0.2.1:5060  a.example:5060  DOWN           -       3s ago  no answer
+192.0.2.2:5062  b.example:5062  ready, in use  2.0 ms  0s ago  -
+192.0.2.3:5060  c.example:5060  answers again  -       0s ago  -
+192.0.2.4:5060  d.example:5060  ready          -       -       -
+`
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}

@@ -110,8 +110,23 @@ type Session struct {
 
 // PBX is what tunneld knows about the health of the PBX.
 type PBX struct {
-	Name    string    `json:"name"`    // as configured
+	Name    string    `json:"name"`    // as configured, or as the DNS has it for that
 	Address string    `json:"address"` // what the name resolved to
+	Answers bool      `json:"answers"` // to the last OPTIONS
+	RTTMS   float64   `json:"rtt_ms,omitempty"`
+	Checked time.Time `json:"checked,omitzero"`
+	Error   string    `json:"error,omitempty"`
+	// Targets are all of its addresses, the preferred one first, when there are several. The fields above are those of the
+	// one that requests go to.
+	Targets []PBXTarget `json:"targets,omitempty"`
+}
+
+// PBXTarget is one of several addresses of the PBX.
+type PBXTarget struct {
+	Name    string    `json:"name"` // by which it was found
+	Address string    `json:"address"`
+	Current bool      `json:"current"` // requests go there that belong to no dialog
+	Down    bool      `json:"down"`    // nothing is sent there until it answers again
 	Answers bool      `json:"answers"` // to the last OPTIONS
 	RTTMS   float64   `json:"rtt_ms,omitempty"`
 	Checked time.Time `json:"checked,omitzero"`

@@ -31,6 +31,9 @@ func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 	p.fact("PBX", "%s", s.PBX.describe(now))
 	p.fact("media", "%s: %d packets in, %d out, %d lost, %d dropped since the start",
 		s.MediaAddress, s.RelayTotals.PacketsIn, s.RelayTotals.PacketsOut, s.RelayTotals.Lost, s.RelayTotals.Dropped)
+	if targets := s.PBX.Targets; len(targets) > 0 {
+		p.table("PBX addresses", "", "ADDRESS\tNAME\tSTATE\tRTT\tASKED\tERROR", len(targets), func(i int) []any { return targets[i].row(now) })
+	}
 	p.table("sessions", "none: no office is connected", "SESSION\tCREDENTIAL\tFROM\tSTATE\tSINCE\tRTT\tOPEN PHONES\tCALLS", len(s.Sessions), func(i int) []any {
 		e := s.Sessions[i]
 		state := "up"
@@ -90,6 +93,24 @@ func (b PBX) describe(now time.Time) string {
 		return text + ", answers OPTIONS in " + millis(b.RTTMS)
 	}
 	return fmt.Sprintf("%s, DOES NOT ANSWER (asked %s ago): %s", text, ago(now, b.Checked), b.Error)
+}
+
+func (t PBXTarget) row(now time.Time) []any {
+	state := "ready"
+	switch {
+	case t.Down && t.Answers:
+		state = "answers again"
+	case t.Down:
+		state = "DOWN"
+	}
+	if t.Current {
+		state += ", in use"
+	}
+	asked := ""
+	if !t.Checked.IsZero() {
+		asked = ago(now, t.Checked) + " ago"
+	}
+	return []any{t.Address, t.Name, state, millis(t.RTTMS), asked, t.Error}
 }
 
 func (t Tunnel) describe(now time.Time) string {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // Checklist writes what a check command finds, one line a finding, and remembers the first failure: its exit code is the
@@ -30,22 +31,24 @@ func (c *Checklist) Warn(what, remedy, format string, args ...any) {
 	c.remedy(remedy)
 }
 
-// Ports looks for UDP ports that a program can take from a range: n adjacent ones, the first of them even if n is 2. It
-// stops at the first that are free, as the program does: others on the machine may have some.
-func (c *Checklist) Ports(what, flag string, addr netip.Addr, ports PortRange, n int) {
-	where := net.JoinHostPort(addr.String(), ports.String()) + "/udp"
+// Ports looks for ports that a program can take from a range, over all of the networks ("udp" when none is given): n
+// adjacent ones, the first of them even if n is 2. It stops at the first that are free, as the program does: others on the
+// machine may have some.
+func (c *Checklist) Ports(what, flag string, addr netip.Addr, ports PortRange, n int, networks ...string) {
+	if len(networks) == 0 {
+		networks = []string{"udp"}
+	}
+	where := net.JoinHostPort(addr.String(), ports.String()) + "/" + strings.Join(networks, "+")
 	var last error
 	free := 0
 	for port := int(ports.Low); port <= int(ports.High); port++ {
 		if free == 0 && port%n != 0 {
 			continue
 		}
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, uint16(port))))
-		if err != nil {
+		if err := tryPort(netip.AddrPortFrom(addr, uint16(port)), networks); err != nil {
 			last, free = err, 0
 			continue
 		}
-		conn.Close()
 		if free++; free == n {
 			c.OK(what, "%s can be used", where)
 			return
@@ -55,6 +58,24 @@ func (c *Checklist) Ports(what, flag string, addr netip.Addr, ports PortRange, n
 		last = errors.New("no pair of ports") // Of a range that validation refuses.
 	}
 	c.Fail(what, ListenError(last, flag, where))
+}
+
+// tryPort takes a port over all of the networks and gives it back.
+func tryPort(at netip.AddrPort, networks []string) error {
+	for _, network := range networks {
+		var socket io.Closer
+		var err error
+		if network == "tcp" {
+			socket, err = net.Listen(network, at.String())
+		} else {
+			socket, err = net.ListenPacket(network, at.String())
+		}
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+	}
+	return nil
 }
 
 // Fail notes a failure.

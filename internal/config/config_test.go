@@ -418,4 +418,17 @@ func TestChecklistPorts(t *testing.T) {
 			t.Errorf("%v by %d: %s", test.ports, test.n, out.String())
 		}
 	}
+	listener, err := net.Listen("tcp", netip.AddrPortFrom(addr, 2004).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for ports, code := range map[PortRange]Exit{{2004, 2004}: ExitTaken, {2004, 2005}: ExitOK} {
+		var out bytes.Buffer
+		list := NewChecklist(&out)
+		list.Ports("ports", "--ports", addr, ports, 1, "udp", "tcp")
+		if ExitOf(list.Err()) != code || !strings.Contains(out.String(), "/udp+tcp") {
+			t.Errorf("%v over UDP and TCP: %s", ports, out.String())
+		}
+	}
 }

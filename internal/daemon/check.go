@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
@@ -22,7 +25,7 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 	} else {
 		list.OK("state directory", "%s", common.StateDir)
 	}
-	p, err := c.survey(ctx, resolveHost)
+	p, err := c.survey(ctx, net.DefaultResolver)
 	if err != nil {
 		list.Fail("settings", err)
 		return list.Err()
@@ -40,14 +43,34 @@ func (c *checkCommand) Run(ctx context.Context, common *program.Common, s *progr
 	} else {
 		list.OK("public address", "%s", p.public)
 	}
-	rtt, err := p.way.askOptions(ctx, p.pbx, p.domain)
-	if err != nil {
-		list.Fail("PBX", &config.Error{Code: config.ExitUnreachable, Problem: p.pbx.String(), Err: err,
-			Remedy: fmt.Sprintf("start it, correct --pbx, or have it accept SIP over %v from %v", p.way.transport, p.phoneAddress)})
-	} else {
-		list.OK("PBX", "%v answers OPTIONS over %v in %.1f ms", p.pbx, p.way.transport, admin.Milliseconds(rtt))
-	}
+	checkPBX(ctx, list, p)
 	return list.Err()
+}
+
+// checkPBX asks all targets. Those that do not answer are a failure when no other does.
+func checkPBX(ctx context.Context, list *config.Checklist, p *place) {
+	for _, doubt := range p.doubts {
+		list.Warn("PBX", "correct --pbx, or the network of this machine", "%s", doubt)
+	}
+	targets := p.targets()
+	rtts, errs := make([]time.Duration, len(targets)), make([]error, len(targets))
+	var asked sync.WaitGroup
+	for i, t := range targets {
+		asked.Go(func() { rtts[i], errs[i] = p.way.askOptions(ctx, t, p.domain) })
+	}
+	asked.Wait()
+	none := !slices.Contains(errs, nil)
+	for i, t := range targets {
+		remedy := fmt.Sprintf("start it, correct --pbx, or have it accept SIP over %v from %v", p.way.transport, p.phoneSource)
+		switch {
+		case errs[i] == nil:
+			list.OK("PBX", "%v answers OPTIONS over %v in %.1f ms", t.addr, p.way.transport, admin.Milliseconds(rtts[i]))
+		case none:
+			list.Fail("PBX", &config.Error{Code: config.ExitUnreachable, Problem: t.addr.String(), Err: errs[i], Remedy: remedy})
+		default:
+			list.Warn("PBX", remedy, "%v: %v", t.addr, errs[i])
+		}
+	}
 }
 
 // checkPorts looks whether the ports that serve takes are free.
@@ -60,9 +83,9 @@ func checkPorts(list *config.Checklist, s *settings, p *place) {
 		list.OK("listen", "%s/tcp is free", p.listen)
 	}
 	list.Ports("media ports", "--media-ports", p.mediaAddress, s.MediaPorts, 2)
-	list.Ports("phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts, 1)
+	list.Ports("phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts, 1, "udp", "tcp")
 	for _, t := range s.TrunkPort {
-		list.Ports("trunk port", "--trunk-port", p.phoneAddress, config.PortRange{Low: t.port, High: t.port}, 1)
+		list.Ports("trunk port", "--trunk-port", p.phoneAddress, config.PortRange{Low: t.port, High: t.port}, 1, "udp", "tcp")
 	}
 	if !s.PhoneSources.shared() {
 		list.OK("phone sources", "one of %v for each %s", s.SourceNetwork, s.PhoneSources)

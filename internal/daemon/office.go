@@ -52,7 +52,7 @@ func newOffice(d *daemon, session *mux.Session) *office {
 	}
 	o.side = sipfwd.NewPBXSide(sipfwd.PBXSideConfig{
 		Credential: session.Credential(),
-		PBX:        d.pbx.Addr(),
+		PBX:        d.pbx,
 		Ports:      d.phonePorts,
 		Send: func(phone uint32, msg []byte) {
 			_ = session.SendSIP(phone, msg) // The session is over, and Closed is about to say so.

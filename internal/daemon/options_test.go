@@ -47,7 +47,7 @@ func TestAnyAnswerToOptionsCounts(t *testing.T) {
 	for _, ip := range []string{"127.0.0.1", "::1"} {
 		t.Run(ip, func(t *testing.T) {
 			pbx, request := answerOnce(t, ip)
-			rtt, err := way{transport: "udp"}.askOptions(t.Context(), pbx, "pbx.example")
+			rtt, err := way{transport: "udp"}.askOptions(t.Context(), target{addr: pbx}, "pbx.example")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +69,7 @@ func TestSilenceIsAnError(t *testing.T) {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = way{transport: "udp"}.askOptions(ctx, conn.LocalAddr().(*net.UDPAddr).AddrPort(), "127.0.0.1")
+	_, err = way{transport: "udp"}.askOptions(ctx, target{addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}, "127.0.0.1")
 	if err == nil {
 		t.Error("silence was taken for an answer")
 	}

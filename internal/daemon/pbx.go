@@ -2,8 +2,7 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"crypto/tls"
 	"maps"
 	"net"
 	"net/netip"
@@ -18,74 +17,109 @@ import (
 	"github.com/siptunnel/siptunnel/internal/config"
 )
 
-const (
-	pbxInterval    = time.Minute     // between looks at the PBX's name and health
-	resolveTimeout = 5 * time.Second // for the name
-	pbxRemembered  = time.Hour       // an address that the name no longer has may send this long: its calls go on
-)
+// pbxRemembered is how long an address that the PBX's names no longer have may still send: its calls go on.
+const pbxRemembered = time.Hour
 
-// resolver finds the addresses of a host, at least one, the preferred one first.
-type resolver func(ctx context.Context, host string) ([]netip.Addr, error)
-
-// resolveHost asks the system's resolver; IPv4 comes before IPv6, as PBXs use it. An address is its own result.
-func resolveHost(ctx context.Context, host string) ([]netip.Addr, error) {
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr.Unmap()}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	if len(addresses) == 0 {
-		return nil, fmt.Errorf("%s has no address", host)
-	}
-	for i := range addresses {
-		addresses[i] = addresses[i].Unmap()
-	}
-	slices.SortStableFunc(addresses, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
-	return addresses, nil
-}
-
-// pbx looks after the PBX: which addresses its name has, and whether it answers. Its methods are safe for concurrent use.
+// pbx looks after the PBX: at which addresses it is, its targets, and which of them answer. It is the sipfwd.PBX of all
+// offices. Its methods are safe for concurrent use.
 type pbx struct {
-	endpoint config.Endpoint // with its port
-	domain   string
-	resolve  resolver
-	ask      func(ctx context.Context, pbx netip.AddrPort, domain string) (time.Duration, error)
-	moved    func(now netip.AddrPort) // called when the PBX is at another address
-	log      *zap.Logger
+	domain    string
+	endpoints []config.Endpoint // as configured, in order of preference
+	way       way
+	find      func(ctx context.Context, e config.Endpoint) ([]target, error)
+	ask       func(ctx context.Context, t target, domain string) (time.Duration, error)
+	reaches   func(netip.AddrPort) bool // from where the phones' ports are
+	left      func(netip.AddrPort)      // called when a target has ceased to answer
+	log       *zap.Logger
 
-	view atomic.Pointer[pbxView] // read for every packet from a stranger
+	view     atomic.Pointer[pbxView] // read for every packet from a stranger
+	suspects chan netip.AddrPort
+	changed  chan struct{} // there are new targets
 
 	mu     sync.Mutex
-	health admin.PBX
+	found  [][]target // by endpoint
+	health map[netip.AddrPort]*health
 }
 
-// pbxView is what is known about addresses at one moment; it is not changed once it is stored.
+// pbxView is what is known about targets and addresses at one moment; it is not changed once it is stored.
 type pbxView struct {
+	targets []target // in order of preference
+	down    map[netip.AddrPort]bool
 	current netip.AddrPort
-	seen    map[netip.Addr]time.Time // all addresses of the name, by when it last had them
-	local   map[netip.Addr]bool      // addresses of this machine
+	seen    map[netip.Addr]sighting // addresses of the PBX, former ones too
+	local   map[netip.Addr]bool     // addresses of this machine
+}
+
+// sighting is a target, and when it last was one.
+type sighting struct {
+	target
+	at time.Time
 }
 
 func newPBX(s *settings, p *place, log *zap.Logger) *pbx {
 	b := &pbx{
-		endpoint: s.PBX.WithPort(s.PBXTransport.defaultPort()),
-		domain:   p.domain,
-		resolve:  resolveHost,
-		ask:      p.way.askOptions,
-		moved:    func(netip.AddrPort) {},
-		log:      log,
-		health:   admin.PBX{Name: s.PBX.WithPort(s.PBXTransport.defaultPort()).String(), Address: p.pbx.String()},
+		domain:    p.domain,
+		endpoints: s.PBX,
+		way:       p.way,
+		find:      p.lookup.targets,
+		ask:       p.way.askOptions,
+		reaches:   p.reaches,
+		left:      func(netip.AddrPort) {},
+		log:       log,
+		suspects:  make(chan netip.AddrPort, maxTargets),
+		changed:   make(chan struct{}, 1),
+		found:     p.found,
+		health:    map[netip.AddrPort]*health{},
 	}
-	b.look(p.pbxAll, time.Now())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.publish(time.Now())
 	return b
 }
 
-// Addr is where requests go.
-func (b *pbx) Addr() netip.AddrPort { return b.view.Load().current }
+// Target is part of sipfwd.PBX, as are the methods that follow.
+func (b *pbx) Target(tried ...netip.AddrPort) (netip.AddrPort, bool) {
+	v := b.view.Load()
+	if len(tried) == 0 {
+		return v.current, true
+	}
+	for _, t := range v.targets {
+		if !v.down[t.addr] && !slices.Contains(tried, t.addr) {
+			return t.addr, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// Owner goes by the address alone where the port is none of a target's: that of a connection, or of another socket.
+func (b *pbx) Owner(from netip.AddrPort) netip.AddrPort {
+	v := b.view.Load()
+	var owner netip.AddrPort
+	for _, t := range v.targets {
+		switch {
+		case t.addr == from:
+			return from
+		case t.addr.Addr() == from.Addr() && (!owner.IsValid() || t.addr == v.current):
+			owner = t.addr
+		}
+	}
+	if !owner.IsValid() {
+		owner = v.seen[from.Addr()].addr
+	}
+	return owner
+}
+
+func (b *pbx) Down(target netip.AddrPort) bool { return b.view.Load().down[target] }
+
+func (b *pbx) Suspect(target netip.AddrPort) {
+	if len(b.view.Load().targets) < 2 {
+		return // there is nothing that could be done about it
+	}
+	select {
+	case b.suspects <- target:
+	default: // it is being looked at
+	}
+}
 
 // Is reports whether addr is, or was a while ago, the PBX's.
 func (b *pbx) Is(addr netip.Addr) bool {
@@ -99,81 +133,134 @@ func (b *pbx) IsLocal(addr netip.Addr) bool {
 	return addr.IsLoopback() || b.view.Load().local[addr]
 }
 
+// trust is what the certificate of a target must be.
+func (b *pbx) trust(addr netip.AddrPort) *tls.Config {
+	v := b.view.Load()
+	for _, t := range v.targets {
+		if t.addr == addr {
+			return b.way.trusted(t.host)
+		}
+	}
+	return b.way.trusted(v.seen[addr.Addr()].host)
+}
+
 // Status gives what is known about the PBX's health.
 func (b *pbx) Status() admin.PBX {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.health
-}
-
-// run looks at the PBX now and every minute until ctx is done.
-func (b *pbx) run(ctx context.Context) {
-	ticker := time.NewTicker(pbxInterval)
-	defer ticker.Stop()
-	for {
-		b.check(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
+	v := b.view.Load()
+	var s admin.PBX
+	var all []admin.PBXTarget
+	for _, t := range v.targets {
+		h := b.health[t.addr]
+		one := admin.PBXTarget{
+			Name: t.name, Address: t.addr.String(), Current: t.addr == v.current, Down: h.down,
+			Answers: h.answers, RTTMS: admin.Milliseconds(h.rtt), Checked: h.checked, Error: h.problem,
 		}
-		addresses, err := b.resolve(ctx, b.endpoint.Host)
-		if err != nil {
-			if ctx.Err() == nil {
-				b.log.Warn("the PBX's name does not resolve, its last address stays", zap.String("pbx", b.endpoint.Host), zap.Error(err))
-			}
-			addresses = nil
-		}
-		if b.look(addresses, time.Now()) {
-			b.log.Warn("the PBX has another address, sessions are opened again", zap.String("pbx", b.endpoint.Host), zap.Stringer("address", b.Addr()))
-			b.moved(b.Addr())
+		all = append(all, one)
+		if one.Current {
+			s = admin.PBX{Name: one.Name, Address: one.Address, Answers: one.Answers, RTTMS: one.RTTMS, Checked: one.Checked, Error: one.Error}
 		}
 	}
+	if len(all) > 1 {
+		s.Targets = all
+	}
+	return s
 }
 
-// look takes in the present addresses of the name (none: unknown) and of this machine, and reports whether the PBX has
-// moved. An address stays the current one as long as the name has it, in whatever order they come.
-func (b *pbx) look(addresses []netip.Addr, now time.Time) (moved bool) {
-	next := &pbxView{seen: map[netip.Addr]time.Time{}, local: localAddresses()}
-	if old := b.view.Load(); old != nil {
-		next.current = old.current
-		maps.Copy(next.seen, old.seen)
-	}
-	for _, addr := range addresses {
-		next.seen[addr] = now
-	}
-	if len(addresses) > 0 && !slices.Contains(addresses, next.current.Addr()) {
-		moved = next.current.IsValid()
-		next.current = netip.AddrPortFrom(addresses[0], b.endpoint.Port)
-	}
-	maps.DeleteFunc(next.seen, func(addr netip.Addr, last time.Time) bool {
-		return addr != next.current.Addr() && now.Sub(last) > pbxRemembered
-	})
-	b.view.Store(next)
-	return moved
-}
-
-// check asks the PBX and logs when its health changes.
-func (b *pbx) check(ctx context.Context) {
-	address := b.Addr()
-	rtt, err := b.ask(ctx, address, b.domain)
-	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return
-	}
+// look takes in what the names of the PBX stand for now: by endpoint, nil where that is not known, and then it stays.
+func (b *pbx) look(found [][]target, now time.Time) {
 	b.mu.Lock()
-	first, before := b.health.Checked.IsZero(), b.health.Answers
-	b.health.Address, b.health.Answers, b.health.Checked = address.String(), err == nil, time.Now()
-	b.health.RTTMS, b.health.Error = admin.Milliseconds(rtt), ""
-	if err != nil {
-		b.health.Error = err.Error()
+	for i, targets := range found {
+		if len(targets) > 0 {
+			b.found[i] = inOrderOf(b.found[i], targets)
+		}
 	}
+	before := b.view.Load()
+	b.publish(now)
 	b.mu.Unlock()
-	switch {
-	case err != nil && (first || before):
-		b.log.Warn("the PBX does not answer; is --pbx right, and does it allow this machine?", zap.Stringer("pbx", address), zap.Error(err))
-	case err == nil && (first || !before):
-		b.log.Info("the PBX answers", zap.Stringer("pbx", address), zap.Duration("rtt", rtt))
+	v := b.view.Load()
+	added := func(of, in *pbxView) (names []string) {
+		for _, t := range of.targets {
+			if !slices.ContainsFunc(in.targets, func(o target) bool { return o.addr == t.addr }) {
+				names = append(names, t.addr.String())
+			}
+		}
+		return names
 	}
+	came, went := added(v, before), added(before, v)
+	if len(came)+len(went) > 0 {
+		b.log.Info("the PBX's names have other addresses", zap.Strings("new", came), zap.Strings("gone", went))
+	}
+	if len(came) > 0 {
+		select {
+		case b.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// inOrderOf sorts targets of the same name as they were before, new ones last: the DNS gives them in any order.
+func inOrderOf(before, targets []target) []target {
+	targets = slices.Clone(targets)
+	place := func(t target) int {
+		if i := slices.Index(before, t); i >= 0 {
+			return i
+		}
+		return len(before)
+	}
+	for from := 0; from < len(targets); {
+		to := from + 1
+		for to < len(targets) && targets[to].name == targets[from].name {
+			to++
+		}
+		slices.SortStableFunc(targets[from:to], func(a, b target) int { return place(a) - place(b) })
+		from = to
+	}
+	return targets
+}
+
+// publish makes the view of what is known. It is called with mu held.
+func (b *pbx) publish(now time.Time) {
+	old := b.view.Load()
+	if old == nil {
+		old = &pbxView{}
+	}
+	v := &pbxView{down: map[netip.AddrPort]bool{}, seen: map[netip.Addr]sighting{}, local: localAddresses()}
+	maps.Copy(v.seen, old.seen)
+	for _, t := range slices.Concat(b.found...) {
+		v.seen[t.addr.Addr()] = sighting{t, now}
+	}
+	if v.targets = usable(b.found, b.reaches); len(v.targets) == 0 {
+		v.targets = old.targets // The network may be down: there is nothing better.
+	}
+	health := map[netip.AddrPort]*health{}
+	for _, t := range v.targets {
+		health[t.addr] = b.healthOf(t.addr)
+		v.down[t.addr] = health[t.addr].down
+	}
+	b.health = health
+	if v.current = v.choose(old.current); old.current.IsValid() && v.current != old.current {
+		b.log.Warn("requests go to another address of the PBX", zap.Stringer("from", old.current), zap.Stringer("to", v.current))
+	}
+	maps.DeleteFunc(v.seen, func(_ netip.Addr, s sighting) bool { return now.Sub(s.at) > pbxRemembered })
+	b.view.Store(v)
+}
+
+// choose is where requests go that belong to no dialog: the first target that answers. When none does it stays where it
+// was.
+func (v *pbxView) choose(before netip.AddrPort) netip.AddrPort {
+	stays := false
+	for _, t := range v.targets {
+		if !v.down[t.addr] {
+			return t.addr
+		}
+		stays = stays || t.addr == before
+	}
+	if stays || len(v.targets) == 0 {
+		return before
+	}
+	return v.targets[0].addr
 }
 
 func localAddresses() map[netip.Addr]bool {

@@ -31,11 +31,8 @@ const (
 	phonesFileName = "phone-ports.json"
 )
 
-// Reasons for the end of a session, as clients and logs see them.
-var (
-	errRevoked  = errors.New("the credential was revoked")
-	errPBXMoved = errors.New("the PBX has another address")
-)
+// errRevoked is the end of a session, as clients and logs see it.
+var errRevoked = errors.New("the credential was revoked")
 
 type serveCommand struct {
 	settings
@@ -74,7 +71,7 @@ type daemon struct {
 // start brings everything up, or returns an error.
 func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams) error {
 	var err error
-	if d.place, err = d.settings.survey(ctx, resolveHost); err != nil {
+	if d.place, err = d.settings.survey(ctx, net.DefaultResolver); err != nil {
 		return err
 	}
 	dir, err := config.OpenStateDir(stateDir, name)
@@ -133,14 +130,18 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) error {
 	d.unknownRelay = d.counters.Counter("media.dropped.unknown_relay")
 	d.pbx = newPBX(d.settings, d.place, d.log)
-	d.pbx.moved = func(netip.AddrPort) { d.closeSessions(errPBXMoved) }
+	d.pbx.left = func(target netip.AddrPort) {
+		for _, o := range d.allOffices() {
+			o.side.PBXDown(target)
+		}
+	}
 	var err error
 	d.phonePorts, err = sipfwd.OpenPhonePorts(sipfwd.PhonePortsConfig{
 		Addr: d.place.phoneAddress, Low: d.settings.PhonePorts.Low, High: d.settings.PhonePorts.High,
 		Sources: sipfwd.Sources(d.settings.PhoneSources), SourceNetwork: d.settings.SourceNetwork.Prefix,
 		TrunkPorts: d.settings.trunkPorts(),
 		StateFile:  dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
-		Transport: d.place.way.transport.String(), ClientTLS: d.place.way.trust, ServerTLS: d.serverTLS(certificate),
+		Transport: d.place.way.transport.String(), ClientTLS: d.pbx.trust, ServerTLS: d.serverTLS(certificate),
 	})
 	if err != nil {
 		return config.StateError("the ports of the phones", err, "remove "+dir.Path(phonesFileName)+" or its mistake; without it phones have new ports at the PBX")
@@ -200,6 +201,9 @@ func (d *daemon) run(listener net.Listener) {
 	if doubt := d.settings.publicDoubt(d.place); doubt != "" {
 		d.log.Warn(doubt + "; " + publicRemedy)
 	}
+	for _, doubt := range d.place.doubts {
+		d.log.Warn(doubt)
+	}
 }
 
 // publicAddress is what join links say, also when the network came up later than this program.
@@ -230,11 +234,4 @@ func (d *daemon) allOffices() []*office {
 		all = append(all, o)
 	}
 	return all
-}
-
-// closeSessions has all offices start a new session.
-func (d *daemon) closeSessions(reason error) {
-	for _, o := range d.allOffices() {
-		o.session.Close(reason)
-	}
 }

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/internal/logging"
 	"github.com/siptunnel/siptunnel/internal/probe"
+	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
 
 const (
@@ -17,21 +20,21 @@ const (
 
 // settings are the flags of serve and the keys of the configuration file.
 type settings struct {
-	Listen         config.Endpoint  `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP. Default: ${default}."`
-	PublicAddress  config.Endpoint  `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
-	PBX            config.Endpoint  `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1" help:"The PBX. Default: ${default}. Its port is 5060 if none is given, 5061 over TLS."`
-	PBXTransport   transport        `name:"pbx-transport" setting:"" placeholder:"udp|tcp|tls" default:"udp" help:"How the PBX takes SIP. Default: ${default}."`
-	PBXTLSCA       string           `name:"pbx-tls-ca" setting:"" placeholder:"FILE" help:"The PBX's certificate, or that of its authority, PEM, for --pbx-transport tls. Default: what this machine trusts."`
-	PBXTLSInsecure bool             `name:"pbx-tls-insecure" setting:"" help:"Take any certificate for the PBX's: whoever is between can listen."`
-	Domain         config.Domain    `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the host of --pbx."`
-	MediaAddress   config.Address   `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route, of the PBX's IP family."`
-	MediaPorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
-	PhonePorts     config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
-	PhoneSources   phoneSources     `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
-	SourceNetwork  config.Network   `name:"phone-source-network" setting:"" placeholder:"CIDR" default:"127.77.0.0/16" help:"Network of these addresses, for a PBX on this machine's loopback; another one must be local to this machine. Default: ${default}."`
-	TrunkPort      []trunkPort      `setting:"" placeholder:"CREDENTIAL/TRUNK=PORT" help:"Port toward the PBX of a trunk of an office, inside of --phone-ports or not. Default: one of --phone-ports, the same again each time."`
-	LogLevel       logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
-	LogFormat      logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
+	Listen         config.Endpoint   `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP. Default: ${default}."`
+	PublicAddress  config.Endpoint   `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
+	PBX            []config.Endpoint `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1" help:"The PBX, or several that stand in for each other, the preferred one first. Default: ${default}. A name without a port may have SRV records; else the port is 5060, 5061 over TLS."`
+	PBXTransport   transport         `name:"pbx-transport" setting:"" placeholder:"udp|tcp|tls" default:"udp" help:"How the PBX takes SIP. Default: ${default}."`
+	PBXTLSCA       string            `name:"pbx-tls-ca" setting:"" placeholder:"FILE" help:"The PBX's certificate, or that of its authority, PEM, for --pbx-transport tls. Default: what this machine trusts."`
+	PBXTLSInsecure bool              `name:"pbx-tls-insecure" setting:"" help:"Take any certificate for the PBX's: whoever is between can listen."`
+	Domain         config.Domain     `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the first host of --pbx."`
+	MediaAddress   config.Address    `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route, of the PBX's IP family."`
+	MediaPorts     config.PortRange  `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
+	PhonePorts     config.PortRange  `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
+	PhoneSources   phoneSources      `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
+	SourceNetwork  config.Network    `name:"phone-source-network" setting:"" placeholder:"CIDR" default:"127.77.0.0/16" help:"Network of these addresses, for a PBX on this machine's loopback; another one must be local to this machine. Default: ${default}."`
+	TrunkPort      []trunkPort       `setting:"" placeholder:"CREDENTIAL/TRUNK=PORT" help:"Port toward the PBX of a trunk of an office, inside of --phone-ports or not. Default: one of --phone-ports, the same again each time."`
+	LogLevel       logging.Level     `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
+	LogFormat      logging.Format    `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
 
 // validate finds settings that contradict each other.
@@ -46,13 +49,19 @@ func (s *settings) validate() error {
 		return config.Errorf(config.ExitConfig, "keep --listen out of --media-ports", "listen port %d is one of media-ports %v", listen, s.MediaPorts)
 	case s.PhonePorts.Contains(listen):
 		return config.Errorf(config.ExitConfig, "keep --listen out of --phone-ports", "listen port %d is one of phone-ports %v", listen, s.PhonePorts)
-	case s.PBX.Host == "":
-		return config.Errorf(config.ExitConfig, "give --pbx a host, like 127.0.0.1:5060", "pbx %v has no host", s.PBX)
-	case s.PBX.IsWildcard():
-		return config.Errorf(config.ExitConfig, "give --pbx the PBX's own address", "pbx %v is no address to send to", s.PBX)
+	case len(s.PBX) == 0 || len(s.PBX) > maxTargets:
+		return config.Errorf(config.ExitConfig, fmt.Sprintf("give --pbx one host, or up to %d", maxTargets), "pbx has %d hosts", len(s.PBX))
 	case !s.PublicAddress.IsZero() && s.PublicAddress.IsWildcard():
 		return config.Errorf(config.ExitConfig, "give --public-address the name or address that offices reach this machine by",
 			"public-address %v is no address to connect to", s.PublicAddress)
+	}
+	for _, e := range s.PBX {
+		if e.Host == "" {
+			return config.Errorf(config.ExitConfig, "give --pbx a host, like 127.0.0.1:5060", "pbx %v has no host", e)
+		}
+		if e.IsWildcard() {
+			return config.Errorf(config.ExitConfig, "give --pbx the PBX's own address", "pbx %v is no address to send to", e)
+		}
 	}
 	return s.checkTrunkPorts()
 }
@@ -62,22 +71,25 @@ type place struct {
 	listen       config.Endpoint
 	public       config.Endpoint // what join links say; zero when that is not known
 	domain       string
-	pbx          netip.AddrPort
-	pbxAll       []netip.Addr // all addresses of the PBX's name
+	pbx          netip.AddrPort // its first target
+	found        [][]target     // what each --pbx stands for
+	doubts       []string       // about the PBX
+	lookup       lookup
 	way          way
 	phoneAddress netip.Addr // this machine as the PBX's SIP sees it
+	phoneSource  netip.Addr // one of the addresses that phones have
 	mediaAddress netip.Addr
 }
 
 // survey fills in the settings that were left open. Errors say which setting would help.
-func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error) {
+func (s *settings) survey(ctx context.Context, dns resolver) (*place, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
 	p := &place{listen: s.Listen.WithPort(defaultListenPort), domain: string(s.Domain)}
 	if p.domain == "" {
-		p.domain = s.PBX.Host
-		if addr, ok := s.PBX.Addr(); ok {
+		p.domain = s.PBX[0].Host
+		if addr, ok := s.PBX[0].Addr(); ok {
 			p.domain = probe.Bracketed(addr)
 		}
 	}
@@ -85,16 +97,19 @@ func (s *settings) survey(ctx context.Context, resolve resolver) (*place, error)
 	if p.way, err = s.wayToPBX(); err != nil {
 		return nil, err
 	}
-	if p.pbxAll, err = resolve(ctx, s.PBX.Host); err != nil {
-		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "the PBX's name does not resolve", Err: err,
-			Remedy: "correct --pbx, or give its address"}
-	}
-	p.pbx = netip.AddrPortFrom(p.pbxAll[0], s.PBX.WithPort(s.PBXTransport.defaultPort()).Port)
-	if p.phoneAddress, err = config.RouteSource(p.pbx.Addr()); err != nil {
-		return nil, &config.Error{Code: config.ExitUnreachable, Problem: "no route to the PBX at " + p.pbx.String(), Err: err,
-			Remedy: "correct --pbx, or the network of this machine"}
+	host, _ := os.Hostname() // without one the order is that of all other machines without
+	p.lookup = lookup{resolver: dns, transport: s.PBXTransport, seed: host}
+	if err := p.findPBX(ctx, s.PBX); err != nil {
+		return nil, err
 	}
 	if err := s.checkSources(p.phoneAddress); err != nil {
+		return nil, err
+	}
+	p.phoneSource = p.phoneAddress
+	if first, _, ok := sipfwd.SourceRange(s.SourceNetwork.Prefix); ok && !s.PhoneSources.shared() {
+		p.phoneSource = first
+	}
+	if err := p.findTargets(); err != nil {
 		return nil, err
 	}
 	if p.mediaAddress, err = s.mediaAddress(p.phoneAddress); err != nil {

@@ -37,10 +37,31 @@ func (t transport) defaultPort() uint16 {
 	return defaultSIPPort
 }
 
+// service is what SRV records of the transport are named, without underscores (RFC 3263 section 4.1).
+func (t transport) service() (service, proto string) {
+	switch t {
+	case "tls":
+		return "sips", "tcp"
+	case "tcp":
+		return "sip", "tcp"
+	}
+	return "sip", "udp"
+}
+
 // way is how the PBX is reached.
 type way struct {
 	transport transport
-	trust     *tls.Config // nil but for TLS
+	// trust is what the certificate of the PBX must be for a host of --pbx; nil but for TLS. Names of SRV records do not
+	// count: whoever can forge the DNS could choose them (RFC 5922).
+	trust func(host string) *tls.Config
+}
+
+// trusted is trust, or nil.
+func (w way) trusted(host string) *tls.Config {
+	if w.trust == nil {
+		return nil
+	}
+	return w.trust(host)
 }
 
 // wayToPBX reads what --pbx-transport and its companions say.
@@ -53,7 +74,9 @@ func (s *settings) wayToPBX() (way, error) {
 		}
 		return w, nil
 	}
-	w.trust = &tls.Config{ServerName: s.PBX.Host, InsecureSkipVerify: s.PBXTLSInsecure}
+	w.trust = func(host string) *tls.Config {
+		return &tls.Config{ServerName: host, InsecureSkipVerify: s.PBXTLSInsecure}
+	}
 	if s.PBXTLSCA == "" {
 		return w, nil
 	}
@@ -64,7 +87,7 @@ func (s *settings) wayToPBX() (way, error) {
 	if err != nil {
 		return w, &config.Error{Code: config.ExitConfig, Problem: "pbx-tls-ca", Err: err, Remedy: "give a PEM file with the PBX's certificate, or with that of its authority"}
 	}
-	w.trust = trusting(known, s.PBX.Host)
+	w.trust = func(host string) *tls.Config { return trusting(known, host) }
 	return w, nil
 }
 

@@ -111,7 +111,7 @@ func TestOptionsOverTCPAndTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.askOptions(t.Context(), test.pbx, "pbx.example"); (err == nil) != test.ok {
+		if _, err := w.askOptions(t.Context(), target{addr: test.pbx, host: test.pbx.Addr().String()}, "pbx.example"); (err == nil) != test.ok {
 			t.Errorf("%v: %v", test.args, err)
 		}
 	}

@@ -30,7 +30,8 @@ type Peer struct {
 }
 
 // Options sends OPTIONS from an ephemeral port of the address that routes to the peer, and gives the time until its answer.
-// Any final response counts: 401, 404 or 405 come from a peer that lives too.
+// Any final response counts: 401, 404 or 405 come from a peer that lives too. 503 does not: the peer takes nothing at the
+// moment.
 func Options(ctx context.Context, peer Peer) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
@@ -60,11 +61,15 @@ func Options(ctx context.Context, peer Peer) (time.Duration, error) {
 	request.SetTransport(peer.Transport)
 	request.SetDestination(peer.Addr.String())
 	start := time.Now()
-	if _, err := client.Do(ctx, request); err != nil {
+	response, err := client.Do(ctx, request)
+	if err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("no answer to OPTIONS within %v", Timeout)
 		}
 		return 0, err
+	}
+	if response.StatusCode == sip.StatusServiceUnavailable {
+		return 0, fmt.Errorf("it answers %d %s", response.StatusCode, response.Reason)
 	}
 	return time.Since(start), nil
 }

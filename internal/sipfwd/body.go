@@ -24,6 +24,7 @@ var (
 	pbxUnreachable = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
 	trunkAway      = &refusal{503, "Trunk Unreachable", "sip.refused.trunk_unreachable", []string{"Retry-After", "10"}}
 	notConnected   = &refusal{480, "Phone Not Connected", "sip.refused.flow_gone", nil}
+	terminated     = &refusal{487, "Request Terminated", "", nil}
 	noMediaPort    = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
 	unknownScheme  = &refusal{416, "Unsupported URI Scheme", "sip.refused.unknown_scheme", nil}
 	badContact     = &refusal{400, "Malformed Contact", "sip.refused.malformed_contact", nil}

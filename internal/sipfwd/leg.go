@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"bytes"
+	"net/netip"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
@@ -54,7 +55,8 @@ type leg struct {
 	isCall  bool   // started by INVITE
 	contact []byte // PBX side: the phone's latest Contact URI, its own bytes
 	tags    []string
-	flow    *flow // LAN side: where the phone was heard last in this dialog
+	target  netip.AddrPort // PBX side: whose dialog it is, zero while that is not known
+	flow    *flow          // LAN side: where the phone was heard last in this dialog
 	lines   []*mediaLine
 	delayed bool    // an offer in a response waits for the answer in ACK or PRACK
 	held    [2]bool // by the latest SDP of the phone and of the PBX

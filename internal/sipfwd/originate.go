@@ -174,9 +174,13 @@ func (e *edge) endLateCall(c *clientTx, ok *sipmsg.Message, viaSentBy string, ro
 	e.newClient(branch, "BYE", txKey{}, r.message(), c.peer)
 }
 
-// orphaned says that a 2xx to c comes too late: its call has been given up.
+// orphaned says that a 2xx to c comes too late: its call has been given up, or
+// made by way of another target.
 func (c *clientTx) orphaned(ok *sipmsg.Message) bool {
-	return c.invite && ok.StatusCode()/100 == 2 && c.leg != nil && c.leg.ended && c.leg.info.Answered.IsZero()
+	if !c.invite || ok.StatusCode()/100 != 2 {
+		return false
+	}
+	return c.left || c.leg != nil && c.leg.ended && c.leg.info.Answered.IsZero()
 }
 
 // recordRoutes are the Record-Route values of m in their order, or reversed.

@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"bytes"
+	"net/netip"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
@@ -18,7 +19,7 @@ func (p *pbxPhone) fromPBX(from source, b []byte) {
 	if err := m.Parse(b); err != nil {
 		p.count("sip.refused.malformed")
 		if res := badRequest(m, err, from.addr); res != nil {
-			p.port.backTo(from, p.side.cfg.PBX).send(res)
+			p.port.backTo(from, p.owner(from)).send(res)
 		}
 		return
 	}
@@ -46,7 +47,8 @@ func (p *pbxPhone) handle(from source, m *sipmsg.Message) {
 		p.responseFromPBX(m)
 		return
 	}
-	peer := p.port.replyTo(from, p.side.cfg.PBX, m)
+	owner := p.owner(from)
+	peer := p.port.replyTo(from, owner, m)
 	m.SetViaReceived(from.addr.Addr(), from.addr.Port())
 	switch string(m.Method()) {
 	case "ACK":
@@ -55,12 +57,13 @@ func (p *pbxPhone) handle(from source, m *sipmsg.Message) {
 		p.cancelFromPBX(peer, m)
 	default:
 		if !p.edge.retransmission(m) {
-			p.requestFromPBX(peer, m)
+			p.requestFromPBX(peer, owner, m)
 		}
 	}
 }
 
-func (p *pbxPhone) requestFromPBX(peer hop, m *sipmsg.Message) {
+// requestFromPBX handles the request m of the target owner, to be answered to peer.
+func (p *pbxPhone) requestFromPBX(peer hop, owner netip.AddrPort, m *sipmsg.Message) {
 	s := p.edge.newServer(m, peer)
 	if s == nil {
 		return
@@ -97,6 +100,7 @@ func (p *pbxPhone) requestFromPBX(peer hop, m *sipmsg.Message) {
 	}
 	s.leg = l
 	if l != nil {
+		l.target = owner
 		p.notePeer(l, m)
 		if has {
 			answer := string(m.Method()) == "PRACK" && l.delayed
@@ -166,18 +170,21 @@ func (p *pbxPhone) responseFromPBX(m *sipmsg.Message) {
 		p.count("sip.dropped.stray_response")
 		return
 	}
-	if !p.edge.response(c, m) {
+	if !p.edge.advance(c, m) {
 		return
 	}
 	status, l := m.StatusCode(), c.leg
-	if c.orphaned(m) {
+	switch {
+	case c.orphaned(m):
 		p.edge.endLateCall(c, m, p.via(), recordRoutes(m, true))
 		return
-	}
-	if p.ended {
+	case c.up == txKey{}, p.ended:
 		return
+	case status == 503 && !c.inDialog && p.elsewhere(c, "sip.failover.pbx_unavailable"):
+		return // RFC 3263 section 4.3
 	}
 	if l != nil && !l.ended {
+		l.target = targetOf(c.peer)
 		if status < 300 {
 			p.notePeer(l, m)
 		}

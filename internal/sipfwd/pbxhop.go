@@ -26,7 +26,19 @@ func (port *phonePort) hopTo(addr netip.AddrPort) hop {
 	return linkHop{port, addr}
 }
 
-// replyTo is the way of responses to the request m. pbx is where requests go.
+// targetOf is the target that requests on the way h go to, zero for another way.
+func targetOf(h hop) netip.AddrPort {
+	switch h := h.(type) {
+	case pbxHop:
+		return h.addr
+	case linkHop:
+		return h.addr
+	}
+	return netip.AddrPort{}
+}
+
+// replyTo is the way of responses to the request m. pbx is the target that it came
+// from.
 func (port *phonePort) replyTo(from source, pbx netip.AddrPort, m *sipmsg.Message) hop {
 	if via, ok := m.TopVia(); ok && from.stream == nil {
 		from.addr = replyAddr(via, from.addr)
@@ -79,8 +91,8 @@ func (h streamHop) send(msg []byte) {
 	h.stream.send(msg)
 }
 
-// linkHop is the PBX behind the port's own connection to it, which is dialled
-// when there is something to send. Nobody waits for it but the messages.
+// linkHop is the PBX behind the port's own connection to one of its targets, which
+// is dialled when there is something to send. Nobody waits for it but the messages.
 type linkHop struct {
 	port *phonePort
 	addr netip.AddrPort
@@ -93,18 +105,22 @@ func (h linkHop) send(msg []byte) { h.port.linkWith(h.addr).send(msg) }
 func (port *phonePort) linkWith(addr netip.AddrPort) *stream {
 	port.streamsMu.Lock()
 	defer port.streamsMu.Unlock()
-	if port.link != nil && port.linkTo == addr {
-		return port.link
-	}
-	if port.link != nil {
-		port.link.close()
+	if st := port.links[addr]; st != nil {
+		return st
 	}
 	st := newStream(nil, port.ports.cfg.Counters)
 	if port.closed {
 		st.close()
 		return st
 	}
-	port.link, port.linkTo = st, addr
+	if len(port.links) >= maxPortLinks {
+		for other, old := range port.links { // any: what is needed is dialled again
+			old.close()
+			delete(port.links, other)
+			break
+		}
+	}
+	port.links[addr] = st
 	port.ports.wg.Go(func() { port.runLink(st, addr) })
 	return st
 }
@@ -124,20 +140,20 @@ func (port *phonePort) runLink(st *stream, addr netip.AddrPort) {
 	owner, past := port.owner, port.past
 	port.mu.Unlock()
 	if past != nil {
-		past.linkLost(st, err == nil)
+		past.linkLost(st, addr, err == nil)
 	}
 	if owner != nil {
-		owner.linkLost(st, err == nil)
+		owner.linkLost(st, addr, err == nil)
 	}
-	port.unlink(st)
+	port.unlink(st, addr)
 }
 
-// unlink makes the next message dial again.
-func (port *phonePort) unlink(st *stream) {
+// unlink makes the next message to addr dial again.
+func (port *phonePort) unlink(st *stream, addr netip.AddrPort) {
 	port.streamsMu.Lock()
 	defer port.streamsMu.Unlock()
-	if port.link == st {
-		port.link = nil
+	if port.links[addr] == st {
+		delete(port.links, addr)
 	}
 }
 
@@ -151,7 +167,7 @@ func (port *phonePort) dial(addr netip.AddrPort) (net.Conn, error) {
 	if err != nil || p.cfg.Transport != "TLS" {
 		return conn, err
 	}
-	secured := tls.Client(conn, p.cfg.ClientTLS)
+	secured := tls.Client(conn, p.cfg.ClientTLS(addr))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		p.cfg.Counters.Counter("sip.refused.pbx_certificate").Inc()

@@ -68,9 +68,6 @@ func (p *pbxPhone) forward() bool {
 	return len(p.out) > 0
 }
 
-// pbx is where requests of the phone go, whatever they say.
-func (p *pbxPhone) pbx() hop { return p.port.hopTo(p.side.cfg.PBX) }
-
 func (p *pbxPhone) transport() string { return p.port.ports.cfg.Transport }
 
 func (p *pbxPhone) via() string { return "SIP/2.0/" + p.transport() + " " + p.port.addr.String() }
@@ -114,7 +111,7 @@ func (p *pbxPhone) end(reason string) {
 
 // hangUp tells the PBX that a call is over, in the name of the phone.
 func (p *pbxPhone) hangUp(l *leg, reason string) {
-	p.edge.sendBye(l, up, p.via(), reason, p.pbx())
+	p.edge.sendBye(l, up, p.via(), reason, p.port.hopTo(p.target(l)))
 }
 
 // direct says that the PBX has two phones of this session send to each other,
@@ -134,30 +131,11 @@ func (p *pbxPhone) direct(l *leg) bool {
 	return false
 }
 
-// linkLost says that the connection st to the PBX has ended, or, unless it was
-// connected, could not be had. What the PBX has not answered is sent once more
-// on a new connection: it may have closed the old one, idle, just then, or have
-// been restarted. RFC 3261 section 17.1.4 makes 503 of the rest.
-func (p *pbxPhone) linkLost(st *stream, connected bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.port.unlink(st)
-	for _, c := range p.edge.clients {
-		switch _, mine := c.peer.(linkHop); {
-		case !mine || c.status != 0:
-		case connected && !c.resent:
-			c.resent = true
-			c.peer.send(c.request)
-		default:
-			p.count(pbxUnreachable.counter)
-			p.edge.dropClient(c)
-			answerInstead(c, pbxUnreachable, p.toTunnel, p.legs)
-		}
-	}
-}
-
 // timedOut answers the phone for a PBX that does not.
 func (p *pbxPhone) timedOut(c *clientTx) {
+	if c.left {
+		return
+	}
 	p.count("sip.timeout.pbx")
 	answerTimeout(c, p.toTunnel, p.legs)
 }

@@ -20,8 +20,8 @@ type Relay interface {
 
 // PBXSideConfig configures a PBXSide. Events and Counters may be nil.
 type PBXSideConfig struct {
-	Credential string         // whose session it is
-	PBX        netip.AddrPort // where every request from the tunnel goes
+	Credential string // whose session it is
+	PBX        PBX    // where every request from the tunnel goes
 	Ports      *PhonePorts
 	// Send sends a message toward the client, in order. It must not block long.
 	Send func(phone uint32, msg []byte)

@@ -81,21 +81,23 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	m.RemoveAll(sipmsg.RecordRoute)
 	branch := newBranch()
 	m.PushVia([]byte(p.via() + ";branch=" + branch))
-	if p.pbx().reliable() {
+	peer := p.port.hopTo(p.target(l))
+	if peer.reliable() {
 		m.EnsureContentLength()
 	}
 	out := appendEdited(nil, m, p.side.counters)
 	if method == "ACK" {
-		p.pbx().send(out)
+		peer.send(out)
 		return
 	}
-	c := p.edge.newClient(branch, method, requestKey(m), out, p.pbx())
+	c := p.edge.newClient(branch, method, requestKey(m), out, peer)
 	if c == nil {
 		refuse(noRoomLeft)
 		p.legs.abandon(l, m, noRoomLeft.reason)
 		return
 	}
-	c.leg, c.offer, c.contacts = l, offer, contacts
+	c.leg, c.offer, c.contacts, c.inDialog = l, offer, contacts, m.ToTag() != nil
+	p.watch(c)
 }
 
 // relaysNamed notes which relays the phone's SDP, in p.sdp, names for the m-lines

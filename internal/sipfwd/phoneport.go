@@ -9,8 +9,10 @@ import (
 	"time"
 )
 
-// maxPortStreams bounds the connections of the PBX to one phone's port.
-const maxPortStreams = 8
+const (
+	maxPortStreams = 8 // connections of the PBX to one phone's port
+	maxPortLinks   = 8 // connections of one phone's port to targets of the PBX
+)
 
 // phonePort is one open port. Who owns it may change: a client that comes back
 // with a new session takes over its phones' ports.
@@ -32,9 +34,8 @@ type phonePort struct {
 	pastEnd time.Time
 
 	streamsMu sync.Mutex
-	streams   map[*stream]struct{} // that the PBX has opened
-	link      *stream              // that we have opened to it, nil when there is none
-	linkTo    netip.AddrPort
+	streams   map[*stream]struct{}       // that the PBX has opened
+	links     map[netip.AddrPort]*stream // that we have opened, by the target
 	closed    bool
 }
 
@@ -47,7 +48,7 @@ type source struct {
 func newPhonePort(p *PhonePorts, id phoneID, socks sockets) *phonePort {
 	port := &phonePort{
 		ports: p, id: id, socks: socks, addr: addrPort(socks.udp.LocalAddr()),
-		streams: make(map[*stream]struct{}),
+		streams: make(map[*stream]struct{}), links: make(map[netip.AddrPort]*stream),
 	}
 	p.wg.Go(port.read)
 	if socks.tcp != nil {
@@ -68,8 +69,8 @@ func (port *phonePort) shut() {
 	for st := range port.streams {
 		st.close()
 	}
-	if port.link != nil {
-		port.link.close()
+	for _, st := range port.links {
+		st.close()
 	}
 }
 

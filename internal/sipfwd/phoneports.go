@@ -42,10 +42,11 @@ type PhonePortsConfig struct {
 	// else gets them.
 	TrunkPorts map[TrunkID]uint16
 	// Transport of the phones' requests to the PBX, "UDP" (also for ""), "TCP"
-	// or "TLS". With TLS, ClientTLS says which PBX is trusted, and ServerTLS is
-	// for connections of the PBX to the ports.
-	Transport            string
-	ClientTLS, ServerTLS *tls.Config
+	// or "TLS". With TLS, ClientTLS says what is trusted to be the PBX at a
+	// target, and ServerTLS is for connections of the PBX to the ports.
+	Transport string
+	ClientTLS func(target netip.AddrPort) *tls.Config
+	ServerTLS *tls.Config
 	// StateFile remembers which phone had which port; "" forgets at exit.
 	StateFile string
 	// IsPBX is the door of every port: sources that it refuses are met with

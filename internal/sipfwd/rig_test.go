@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type rig struct {
 	pbx      *PBXSide
 	ports    *PhonePorts
 	pbxSock  *agent
+	targets  *fakePBX
 	proxy    netip.AddrPort // of the office, UDP and TCP
 	secure   netip.AddrPort // the same for TLS
 	tunnel   *fakeTunnel
@@ -53,6 +55,7 @@ func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, counters: new(counter.Set), events: &recordedEvents{}}
 	r.pbxSock = newListeningAgent(t, transport)
+	r.targets = &fakePBX{targets: []netip.AddrPort{r.pbxSock.addr()}}
 	r.media = &fakeMedia{relays: make(map[netip.AddrPort]*fakeRelay)}
 	var secured *tls.Config
 	if transport == "TLS" {
@@ -63,7 +66,8 @@ func newRigTrusting(t testing.TB, transport string, trusted *tls.Config) *rig {
 		Addr: netip.MustParseAddr("127.0.0.1"), Low: 26000, High: 26999,
 		IsPBX:    func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.1") },
 		Counters: r.counters, StateFile: t.TempDir() + "/ports.json",
-		Transport: transport, ClientTLS: trusted, ServerTLS: secured,
+		Transport: transport, ServerTLS: secured,
+		ClientTLS: func(netip.AddrPort) *tls.Config { return trusted },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -124,10 +128,60 @@ func listenBoth(t testing.TB) (*net.UDPConn, net.Listener) {
 
 func (r *rig) newSession() {
 	r.pbx = NewPBXSide(PBXSideConfig{
-		Credential: "office", PBX: r.pbxSock.addr(), Ports: r.ports,
+		Credential: "office", PBX: r.targets, Ports: r.ports,
 		Send: r.tunnel.down, SaveState: r.tunnel.save, Relay: r.media.relay, Counters: r.counters, Events: noEvents{},
 	})
 	r.tunnel.side.Store(r.pbx)
+}
+
+// fakePBX is a PBX of the targets that it is given, in order of preference.
+type fakePBX struct {
+	mu        sync.Mutex
+	targets   []netip.AddrPort
+	down      map[netip.AddrPort]bool
+	suspected []netip.AddrPort
+}
+
+func (f *fakePBX) Target(tried ...netip.AddrPort) (netip.AddrPort, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range f.targets {
+		if !f.down[t] && !slices.Contains(tried, t) {
+			return t, true
+		}
+	}
+	return f.targets[0], len(tried) == 0
+}
+
+func (f *fakePBX) Owner(from netip.AddrPort) netip.AddrPort {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if slices.Contains(f.targets, from) {
+		return from
+	}
+	return netip.AddrPort{}
+}
+
+func (f *fakePBX) Down(target netip.AddrPort) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.down[target]
+}
+
+func (f *fakePBX) Suspect(target netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.suspected = append(f.suspected, target)
+}
+
+// set says which targets do not answer.
+func (f *fakePBX) set(down ...netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = make(map[netip.AddrPort]bool)
+	for _, t := range down {
+		f.down[t] = true
+	}
 }
 
 // fakeTunnel is an in-memory tunnel.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -136,6 +137,12 @@ type clientTx struct {
 	offer   bool
 	// PBX side: the bindings that a REGISTER means, by the phone's own URIs.
 	contacts map[string]*pbxBinding
+	// PBX side: the targets that have failed the request, and the watch over the
+	// one that has it.
+	tried    []netip.AddrPort
+	inDialog bool
+	left     bool // an INVITE that has gone to another target since
+	patience slot
 
 	status    int
 	resent    bool // on another connection than the first
@@ -392,13 +399,17 @@ func (e *edge) newClient(branch, method string, up txKey, request []byte, peer h
 		key: txKey{branch: branch, method: method}, up: up, invite: method == "INVITE",
 		peer: peer, request: request, interval: t1,
 	}
+	e.sendClient(c)
+	return c
+}
+
+func (e *edge) sendClient(c *clientTx) {
 	e.clients[c.key] = c
-	peer.send(request)
-	if !peer.reliable() {
+	c.peer.send(c.request)
+	if !c.peer.reliable() {
 		e.arm(&c.resend, c.interval, func() { e.resendRequest(c) })
 	}
 	e.arm(&c.end, txTimeout, func() { e.expireClient(c) })
-	return c
 }
 
 func (e *edge) resendRequest(c *clientTx) {
@@ -423,6 +434,7 @@ func (e *edge) expireClient(c *clientTx) {
 }
 
 func (e *edge) dropClient(c *clientTx) {
+	c.patience.stop()
 	c.resend.stop()
 	c.end.stop()
 	if e.clients[c.key] == c {
