@@ -207,7 +207,7 @@ func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (net.PacketConn, e
 	}
 	f.mu.Lock()
 	f.next++
-	c := &fakePhoneConn{tunnel: f, id: f.next, key: key, in: make(chan []byte, 64), done: make(chan struct{})}
+	c := &fakePhoneConn{tunnel: f, id: f.next, key: key, in: make(chan []byte, 4096), done: make(chan struct{})}
 	f.conns[c.id] = c
 	f.mu.Unlock()
 	at, err := f.side.Load().OpenPhone(c.id, key, nil)
