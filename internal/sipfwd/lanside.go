@@ -245,7 +245,10 @@ func (s *LANSide) phoneOf(f *flow, m *sipmsg.Message, p *lanPhone) (*lanPhone, *
 	var q *lanPhone
 	if known != nil && s.phones[known.key] == known {
 		q = known
-	} else if q = s.phoneFor(s.phoneKey(f, m), f); q == nil {
+	} else if q = s.reconnected(f, m); q == nil {
+		q = s.phoneFor(s.phoneKey(f, m), f)
+	}
+	if q == nil {
 		return nil, f
 	}
 	s.link(f, q)

@@ -139,6 +139,22 @@ func (s *LANSide) registers(f *flow, m *sipmsg.Message, p *lanPhone) (*lanPhone,
 	return p, f
 }
 
+// reconnected is the phone that has registered the address of record of the REGISTER
+// m over a connection from the same host before: one without instance that has
+// several lines, and may begin with another one each time it connects. It is called
+// with mu held.
+func (s *LANSide) reconnected(f *flow, m *sipmsg.Message) *lanPhone {
+	if f.stream == nil || string(m.Method()) != "REGISTER" || strings.HasPrefix(s.phoneKey(f, m), instancePrefix) {
+		return nil
+	}
+	for _, ln := range s.lines[string(m.ToURI())] {
+		if ln.flow.stream != nil && ln.flow.remote.Addr() == f.remote.Addr() && !strings.HasPrefix(ln.phone.key, instancePrefix) {
+			return ln.phone
+		}
+	}
+	return nil
+}
+
 // newTenant is the phone of the REGISTER m, which has f's address now, or wants to
 // have it.
 func (s *LANSide) newTenant(f *flow, m *sipmsg.Message, p *lanPhone, key string) (*lanPhone, *flow) {

@@ -187,22 +187,33 @@ func (t *lanTrunk) toTrunk() *flow {
 // udpFlowTo is the flow of the phone p at to, which is reached from our address at.
 // It is made when there is none. It is called with mu held.
 func (s *LANSide) udpFlowTo(to netip.AddrPort, at netip.Addr, p *lanPhone) *flow {
+	sock := s.socketAt(at)
+	if sock == nil {
+		return nil
+	}
+	if !sock.wildcard() {
+		at = sock.bound.Addr()
+	}
+	f := s.flows[flowKey{sock, at, to}]
+	if f == nil || s.byFlow[f] != p || f.gone.Load() {
+		f = s.newUDPFlow(sock, at, to)
+		s.link(f, p)
+	}
+	return f
+}
+
+// socketAt is the socket that sends from at, else one of its IP family; nil without
+// any. It is called with mu held.
+func (s *LANSide) socketAt(at netip.Addr) (other *lanSocket) {
 	for _, sock := range s.udp {
 		switch bound := sock.bound.Addr(); {
-		case sock.wildcard() && (bound.Is6() || at.Is4()):
-		case bound.Is4() == at.Is4():
-			at = bound
-		default:
-			continue
+		case bound == at || sock.wildcard() && (sock.both || bound.Is4() == at.Is4()):
+			return sock
+		case !sock.wildcard() && bound.Is4() == at.Is4():
+			other = sock
 		}
-		f := s.flows[flowKey{sock, at, to}]
-		if f == nil || s.byFlow[f] != p || f.gone.Load() {
-			f = s.newUDPFlow(sock, at, to)
-			s.link(f, p)
-		}
-		return f
 	}
-	return nil
+	return other
 }
 
 // linkTo is the connection of ours to to, which is dialled when there is none. It

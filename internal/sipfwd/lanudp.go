@@ -15,6 +15,7 @@ import (
 type lanSocket struct {
 	conn  *net.UDPConn
 	bound netip.AddrPort // the address is unspecified in a wildcard
+	both  bool           // a wildcard of IPv6 takes IPv4 too
 	oob   []byte         // of one datagram that is read
 }
 
@@ -24,6 +25,7 @@ func newLANSocket(conn *net.UDPConn) (*lanSocket, error) {
 		return k, nil
 	}
 	k.oob = make([]byte, controlSize)
+	k.both = k.bound.Addr().Is6() && takesIPv4(conn)
 	return k, tellLocal(conn)
 }
 

@@ -79,6 +79,46 @@ func TestEveryPhoneSeesTheAddressThatItUses(t *testing.T) {
 	}
 }
 
+// TestSocketForAnAddress: what begins here leaves from a socket that has the address.
+func TestSocketForAnAddress(t *testing.T) {
+	open := func(network, address string) *lanSocket {
+		t.Helper()
+		conn, err := net.ListenPacket(network, address)
+		if err != nil {
+			t.Skip(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		k, err := newLANSocket(conn.(*net.UDPConn))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	four, six, both := open("udp4", ":0"), open("udp6", ":0"), open("udp", ":0")
+	first, second, loop6 := open("udp4", "127.0.0.1:0"), open("udp4", "127.0.0.2:0"), open("udp6", "[::1]:0")
+	at4, at6 := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")
+	for _, test := range []struct {
+		sockets []*lanSocket
+		at      netip.Addr
+		want    *lanSocket
+	}{
+		{[]*lanSocket{six, four}, at4, four},
+		{[]*lanSocket{four, six}, at6, six},
+		{[]*lanSocket{both}, at4, both},
+		{[]*lanSocket{both}, at6, both},
+		{[]*lanSocket{first, second, loop6}, at4, second},
+		{[]*lanSocket{first, loop6}, at4, first},
+		{[]*lanSocket{first, second, loop6}, at6, loop6},
+		{[]*lanSocket{first, four}, at6, nil},
+		{nil, at4, nil},
+	} {
+		s := &LANSide{udp: test.sockets}
+		if got := s.socketAt(test.at); got != test.want {
+			t.Errorf("%v of %v", got, test)
+		}
+	}
+}
+
 // TestAddressThatIsGiven: with a LANAddress every phone of its family is told that.
 func TestAddressThatIsGiven(t *testing.T) {
 	r := newRig(t)

@@ -32,6 +32,15 @@ func tellLocal(conn *net.UDPConn) error {
 	return nil
 }
 
+// takesIPv4 says whether conn, a socket of IPv6, is one of IPv4 too.
+func takesIPv4(conn *net.UDPConn) bool {
+	only := 1
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { only, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY) })
+	}
+	return only == 0
+}
+
 // localOf reads from control messages which address of this machine a datagram was
 // sent to: for one to a broadcast address, the machine's own in that network.
 // It is invalid when they do not say.

@@ -13,6 +13,8 @@ const controlSize = 0
 
 func tellLocal(*net.UDPConn) error { return nil }
 
+func takesIPv4(*net.UDPConn) bool { return false }
+
 func localOf([]byte) netip.Addr { return netip.Addr{} }
 
 func fromLocal(netip.Addr) []byte { return nil }
