@@ -16,6 +16,7 @@ import (
 const (
 	trunkCheck = time.Second      // between looks whether the trunk is open
 	trunkRetry = 10 * time.Second // after the PBX side has refused it
+	trunkInbox = 1024             // messages of a trunk that wait for it to be served
 )
 
 // Trunk is a PBX in the office that does not register: what it sends goes to the
@@ -51,6 +52,7 @@ type lanTrunk struct {
 func (s *LANSide) openTrunks(trunks []Trunk) {
 	for _, t := range trunks {
 		p := newLANPhone(s, truncateKey(s.cfg.Office+trunkMark+t.Name), netip.Addr{})
+		p.inbox = make(chan inbound, trunkInbox)
 		p.trunk = &lanTrunk{Trunk: t, phone: p, addr: t.Addr}
 		s.trunks = append(s.trunks, p.trunk)
 		s.phones[p.key] = p
@@ -203,17 +205,28 @@ func (s *LANSide) udpFlowTo(to netip.AddrPort, at netip.Addr, p *lanPhone) *flow
 }
 
 // socketAt is the socket that sends from at, else one of its IP family; nil without
-// any. It is called with mu held.
-func (s *LANSide) socketAt(at netip.Addr) (other *lanSocket) {
-	for _, sock := range s.udp {
-		switch bound := sock.bound.Addr(); {
-		case bound == at || sock.wildcard() && (sock.both || bound.Is4() == at.Is4()):
-			return sock
-		case !sock.wildcard() && bound.Is4() == at.Is4():
-			other = sock
+// any. With several the lowest port counts, so that a peer always sees the same one.
+// It is called with mu held.
+func (s *LANSide) socketAt(at netip.Addr) (best *lanSocket) {
+	for _, k := range s.udp {
+		if n, m := k.suits(at), best.suits(at); n > m || n == m && n > 0 && k.bound.Port() < best.bound.Port() {
+			best = k
 		}
 	}
-	return other
+	return best
+}
+
+// suits says how well k serves for sending from at: 0 is not at all.
+func (k *lanSocket) suits(at netip.Addr) int {
+	switch {
+	case k == nil || k.bound.Addr().Is4() != at.Is4() && !k.both:
+		return 0
+	case k.bound.Addr() == at:
+		return 3
+	case k.wildcard():
+		return 2
+	}
+	return 1
 }
 
 // linkTo is the connection of ours to to, which is dialled when there is none. It

@@ -210,7 +210,9 @@ func (s *LANSide) serveStreams(ln net.Listener, transport string, cfg *tls.Confi
 	defer s.wg.Done()
 	if transport == "TCP" {
 		s.mu.Lock()
-		s.tcpPort = addrPort(ln.Addr()).Port()
+		if port := addrPort(ln.Addr()).Port(); s.tcpPort == 0 || port < s.tcpPort {
+			s.tcpPort = port
+		}
 		s.mu.Unlock()
 	}
 	err := acceptAll(ln, s.done, s.counters, func(conn net.Conn) {

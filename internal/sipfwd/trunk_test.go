@@ -289,6 +289,27 @@ func TestTrunksOfOneHost(t *testing.T) {
 	}
 }
 
+// TestSocketTowardTrunk: whatever the order in which sockets are opened.
+func TestSocketTowardTrunk(t *testing.T) {
+	sock := func(at string) *lanSocket { return &lanSocket{bound: netip.MustParseAddrPort(at)} }
+	for _, tt := range []struct{ at, best, worse string }{
+		{"192.0.2.1", "0.0.0.0:5060", "[::]:5060"},
+		{"2001:db8::1", "[::]:5060", "0.0.0.0:5060"},
+		{"192.0.2.1", "192.0.2.1:5080", "0.0.0.0:5060"},
+		{"192.0.2.1", "0.0.0.0:5060", "192.0.2.9:5060"},
+		{"192.0.2.1", "0.0.0.0:5060", "0.0.0.0:5080"},
+		{"192.0.2.1", "192.0.2.9:5060", "[2001:db8::1]:5060"},
+	} {
+		for _, socks := range [][]*lanSocket{{sock(tt.best), sock(tt.worse)}, {sock(tt.worse), sock(tt.best)}} {
+			s := &LANSide{flows: map[flowKey]*flow{}, byFlow: map[*flow]*lanPhone{}, udp: socks}
+			f := s.udpFlowTo(netip.MustParseAddrPort("192.0.2.7:5060"), netip.MustParseAddr(tt.at), new(lanPhone))
+			if f == nil || f.sock.bound.String() != tt.best {
+				t.Errorf("from %s not %s", tt.at, tt.best)
+			}
+		}
+	}
+}
+
 // TestTrunkMoves: the host's name has another address.
 func TestTrunkMoves(t *testing.T) {
 	r := newRig(t)

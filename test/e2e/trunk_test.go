@@ -175,6 +175,14 @@ func TestTrunkAway(t *testing.T) {
 		}
 	}
 	refused("404") // by the PBX of the office
+	tun.tunneld.Stop()
+	tun.startDaemon("--trunk-port", "default/office-pbx=6900")
+	tun.waitUp()
+	lab.Eventually(t, soon, "the trunk is open again", func() bool {
+		daemon, _ := tun.statuses()
+		return len(daemon.Trunks) == 1
+	})
+	refused("404")
 	tun.proxy.Stop()
 	refused("480")
 	tun.startProxy("--trunk", "office-pbx=192.168.77.99;transport=tcp") // nobody is there
