@@ -64,19 +64,45 @@ func (q *inbox) put(packet []byte, dropOldest bool) bool {
 func (q *inbox) read(b []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if err := q.await(); err != nil {
+		return 0, err
+	}
+	n := copy(b, q.slots[q.first])
+	q.next()
+	return n, nil
+}
+
+// take waits likewise and returns the oldest packet itself.
+func (q *inbox) take() ([]byte, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.await(); err != nil {
+		return nil, err
+	}
+	packet := q.slots[q.first]
+	q.slots[q.first] = nil
+	q.next()
+	return packet, nil
+}
+
+// await waits for a packet. mu is held.
+func (q *inbox) await() error {
 	for q.count == 0 || q.expired {
 		switch {
 		case q.err != nil:
-			return 0, q.err
+			return q.err
 		case q.expired:
-			return 0, os.ErrDeadlineExceeded
+			return os.ErrDeadlineExceeded
 		}
 		q.changed.Wait()
 	}
-	n := copy(b, q.slots[q.first])
+	return nil
+}
+
+// next drops the oldest packet. mu is held.
+func (q *inbox) next() {
 	q.first = (q.first + 1) % len(q.slots)
 	q.count--
-	return n, nil
 }
 
 // setDeadline sets the read deadline, none if t is zero.

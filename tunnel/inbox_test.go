@@ -124,3 +124,30 @@ func TestInboxDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestInboxTake: the packet is the taker's, and what comes later does not touch it.
+func TestInboxTake(t *testing.T) {
+	var q inbox
+	q.init(2)
+	for _, p := range []string{"one", "two"} {
+		q.put([]byte(p), false)
+	}
+	first, err := q.take()
+	if err != nil || string(first) != "one" {
+		t.Fatalf("%q, %v", first, err)
+	}
+	q.put([]byte("six"), false)
+	q.put([]byte("ten"), true)
+	if string(first) != "one" {
+		t.Errorf("it became %q", first)
+	}
+	for _, want := range []string{"six", "ten"} {
+		if p, err := q.take(); err != nil || string(p) != want {
+			t.Errorf("%q, %v, want %q", p, err, want)
+		}
+	}
+	q.close(os.ErrClosed)
+	if _, err := q.take(); err != os.ErrClosed {
+		t.Error(err)
+	}
+}

@@ -188,6 +188,17 @@ func (p *Phone) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, p.client.pbx, nil
 }
 
+// Receive waits for one SIP message and hands it to f, whose it is from then on.
+// It does what ReadFrom does without a buffer of the caller's.
+func (p *Phone) Receive(f func(msg []byte)) error {
+	msg, err := p.in.take()
+	if err != nil {
+		return opError("read", p.LocalAddr(), err)
+	}
+	f(msg)
+	return nil
+}
+
 // WriteTo sends one SIP message to the PBX. The address does not matter. It
 // never blocks for long.
 func (p *Phone) WriteTo(b []byte, _ net.Addr) (int, error) {

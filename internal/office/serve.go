@@ -142,7 +142,7 @@ func (p *proxy) allocate(ctx context.Context) (media, error) {
 type phones struct{ *tunnel.Client }
 
 // OpenPhone is part of sipfwd.Tunnel.
-func (t phones) OpenPhone(ctx context.Context, key string) (net.PacketConn, error) {
+func (t phones) OpenPhone(ctx context.Context, key string) (sipfwd.PhoneConn, error) {
 	phone, err := t.Phone(ctx, key)
 	if err != nil {
 		return nil, err // And not a nil *Phone in an interface.

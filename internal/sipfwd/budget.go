@@ -22,5 +22,15 @@ func (b *budget) take(n int) bool {
 
 func (b *budget) give(n int) { b.used.Add(-int64(n)) }
 
+// exchange accounts for now bytes instead of was, be they left or not, and returns
+// now.
+func (b *budget) exchange(was, now int) int {
+	b.used.Add(int64(now - was))
+	return now
+}
+
+// txBase is what a transaction is taken to need beside its request.
+const txBase = 1024
+
 // txCost is what a transaction for the request is taken to need.
-func txCost(request []byte) int { return len(request) + 1024 }
+func txCost(request []byte) int { return len(request) + txBase }

@@ -3,7 +3,6 @@ package sipfwd
 import (
 	"bytes"
 	"context"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -34,7 +33,7 @@ type lanPhone struct {
 	opening sync.Mutex // of the tunnel, one at a time; taken before mu
 
 	mu       sync.Mutex
-	conn     net.PacketConn // nil until the tunnel has opened it
+	conn     PhoneConn // nil until the tunnel has opened it
 	edge     *edge
 	legs     *legTable
 	bindings map[string]*lanBinding // by Contact URI
@@ -205,11 +204,9 @@ func (p *lanPhone) open() bool {
 	return true
 }
 
-func (p *lanPhone) readTunnel(conn net.PacketConn) {
-	buf := make([]byte, maxMessage)
+func (p *lanPhone) readTunnel(conn PhoneConn) {
 	for {
-		n, _, err := conn.ReadFrom(buf)
-		if err != nil {
+		if err := conn.Receive(p.fromTunnel); err != nil {
 			p.mu.Lock()
 			if p.conn == conn {
 				p.conn = nil
@@ -217,7 +214,6 @@ func (p *lanPhone) readTunnel(conn net.PacketConn) {
 			p.mu.Unlock()
 			return
 		}
-		p.fromTunnel(buf[:n])
 	}
 }
 

@@ -36,9 +36,17 @@ type Tunnel interface {
 	// OpenPhone gives the phone that key recognises its SIP socket on the PBX
 	// side. One packet is one SIP message; the address given to WriteTo is
 	// ignored. The same key gets the same port again.
-	OpenPhone(ctx context.Context, key string) (net.PacketConn, error)
+	OpenPhone(ctx context.Context, key string) (PhoneConn, error)
 	// Domain is the PBX's domain, empty until the tunnel has been up.
 	Domain() string
+}
+
+// PhoneConn is the SIP socket of one phone on the PBX side.
+type PhoneConn interface {
+	net.PacketConn
+	// Receive hands the next message to f, whose it is during the call. A phone
+	// that waits holds no buffer for it.
+	Receive(f func(msg []byte)) error
 }
 
 // MediaPort carries one m-line: a port pair on the office's LAN, joined through

@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
@@ -64,6 +65,7 @@ type leg struct {
 	packets  uint64 // seen at the last check
 	activeAt time.Time
 
+	cost   int // of the budget
 	info   CallInfo
 	until  time.Time // no call: how long the subscription lives
 	ending bool      // BYE seen or refused
@@ -91,6 +93,16 @@ func (l *leg) answeredTags(m *sipmsg.Message) {
 	if from, to := headerText(m, sipmsg.From), headerText(m, sipmsg.To); len(from)+len(to) <= maxLegHeaders {
 		l.from, l.to = from, to
 	}
+}
+
+// size is about how many bytes l needs when its media is gone.
+func (l *leg) size() int {
+	n := txBase + len(l.key.callID) + len(l.key.tag) + len(l.contact) + len(l.peerTarget) + len(l.from) + len(l.to) +
+		len(l.info.From) + len(l.info.To) + len(l.info.Reason)
+	for _, s := range slices.Concat(l.tags, l.routes) {
+		n += len(s)
+	}
+	return min(n, legCost)
 }
 
 func (l *leg) hasTag(tag string) bool {

@@ -99,6 +99,7 @@ func (t *legTable) open(m *sipmsg.Message, d direction) (*leg, *refusal) {
 		}
 		return nil, no
 	}
+	l.cost = legCost
 	t.byKey[l.key] = append(t.byKey[l.key], l)
 	t.count++
 	t.live[l.class()]++
@@ -273,7 +274,7 @@ func (t *legTable) drop(l *leg, reason string) {
 	}
 	legs = slices.Delete(legs, i, i+1)
 	t.count--
-	t.edge.budget.give(legCost)
+	t.edge.budget.give(l.cost)
 	if len(legs) == 0 {
 		delete(t.byKey, l.key)
 		return
@@ -295,6 +296,7 @@ func (t *legTable) report(l *leg, reason string) {
 		t.events.CallEnded(l.info)
 	}
 	l.releaseMedia()
+	l.cost = t.edge.budget.exchange(l.cost, l.size())
 }
 
 // endAll ends every leg, and tells the SIP peer of those that are calls.

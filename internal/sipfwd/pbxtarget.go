@@ -149,10 +149,10 @@ func (p *pbxPhone) linkLost(st *stream, target netip.AddrPort, connected bool) {
 func (e *edge) leave(c *clientTx) {
 	e.dropClient(c)
 	left := &clientTx{
-		key: c.key, invite: true, peer: c.peer, request: c.request,
+		key: c.key, invite: true, peer: c.peer, cost: txCost(c.request), request: c.request,
 		status: c.status, cancelled: c.cancelled, left: true,
 	}
-	if !c.invite || len(e.clients) >= maxTxPerPhone || !e.budget.take(txCost(left.request)) {
+	if !c.invite || len(e.clients) >= maxTxPerPhone || !e.budget.take(left.cost) {
 		return
 	}
 	e.clients[left.key] = left

@@ -115,22 +115,34 @@ func (port *phonePort) admits(from netip.AddrPort) bool {
 	return false
 }
 
+// read takes what comes over UDP. A port that is quiet, as most are, holds no
+// buffer.
 func (port *phonePort) read() {
-	buf := make([]byte, maxMessage)
-	for {
-		n, from, err := port.socks.udp.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			port.count("sip.dropped.receive_failed")
-			continue
-		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if port.admits(from) {
-			port.deliver(source{addr: from}, buf[:n])
+	raw, err := port.socks.udp.SyscallConn()
+	for err == nil {
+		if err = awaitReadable(raw); err == nil {
+			err = port.readOne()
 		}
 	}
+}
+
+// readOne returns an error when the port is closed.
+func (port *phonePort) readOne() error {
+	buf := port.ports.buffer()
+	defer port.ports.buffers.Put(buf)
+	n, from, err := port.socks.udp.ReadFromUDPAddrPort(buf[:])
+	if err != nil {
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		port.count("sip.dropped.receive_failed")
+		return nil
+	}
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	if port.admits(from) {
+		port.deliver(source{addr: from}, buf[:n])
+	}
+	return nil
 }
 
 // accept takes a connection of the PBX.

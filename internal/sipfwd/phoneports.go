@@ -65,6 +65,8 @@ type PhonePorts struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 
+	buffers sync.Pool // of *[maxMessage]byte
+
 	mu     sync.Mutex
 	closed bool
 	book   map[phoneID]*bookEntry
@@ -242,6 +244,14 @@ func (p *PhonePorts) bindFixed(id phoneID, source netip.Addr, port uint16) (sock
 			zap.String("credential", id.Credential), zap.String("trunk", strings.TrimPrefix(id.Key, trunkMark)), zap.Error(err))
 	}
 	return socks, err
+}
+
+// buffer is one that holds any datagram.
+func (p *PhonePorts) buffer() *[maxMessage]byte {
+	if b, ok := p.buffers.Get().(*[maxMessage]byte); ok {
+		return b
+	}
+	return new([maxMessage]byte)
 }
 
 // quota is how many ports one credential can have: a stolen one must not leave

@@ -198,7 +198,7 @@ type fakeTunnel struct {
 func (f *fakeTunnel) Up() bool       { return f.up.Load() }
 func (f *fakeTunnel) Domain() string { return testDomain }
 
-func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (net.PacketConn, error) {
+func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (PhoneConn, error) {
 	if !f.Up() {
 		return nil, errors.New("down")
 	}
@@ -239,12 +239,13 @@ type fakePhoneConn struct {
 	once   sync.Once
 }
 
-func (c *fakePhoneConn) ReadFrom(b []byte) (int, net.Addr, error) {
+func (c *fakePhoneConn) Receive(f func(msg []byte)) error {
 	select {
 	case msg := <-c.in:
-		return copy(b, msg), nil, nil
+		f(msg)
+		return nil
 	case <-c.done:
-		return 0, nil, net.ErrClosed
+		return net.ErrClosed
 	}
 }
 

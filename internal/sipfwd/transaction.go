@@ -86,15 +86,17 @@ func (s *slot) stop() {
 // serverTx is the server transaction for a request received from the SIP peer
 // and forwarded into the tunnel.
 type serverTx struct {
-	key     txKey
-	invite  bool
-	peer    hop
-	cost    int    // of the budget
-	request []byte // as received, with received and rport: what responses of our own are made from
-	leg     *leg   // nil outside dialogs
-	creates bool   // the request may create a dialog
-	offer   bool   // the request carried SDP that is no answer
-	cancel  bool   // a CANCEL has been forwarded
+	key    txKey
+	invite bool
+	peer   hop
+	cost   int // of the budget
+	// As received, with received and rport: what responses of our own are made
+	// from. Nil when a request other than INVITE has been answered.
+	request []byte
+	leg     *leg // nil outside dialogs
+	creates bool // the request may create a dialog
+	offer   bool // the request carried SDP that is no answer
+	cancel  bool // a CANCEL has been forwarded
 
 	status   int    // of the last response sent, 0 = none
 	last     []byte // the last response sent
@@ -132,7 +134,8 @@ type clientTx struct {
 	up      txKey // the request's key as it came out of the tunnel
 	invite  bool
 	peer    hop
-	request []byte // as sent
+	cost    int    // of the budget
+	request []byte // as sent; nil when an INVITE has been answered with 2xx
 	leg     *leg
 	offer   bool
 	// PBX side: the bindings that a REGISTER means, by the phone's own URIs.
@@ -293,6 +296,8 @@ func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
 		e.dropServer(s)
 	default:
 		s.resend.stop()
+		s.request = nil
+		s.cost = e.budget.exchange(s.cost, txBase+len(msg))
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
 	return true
@@ -397,7 +402,7 @@ func (e *edge) newClient(branch, method string, up txKey, request []byte, peer h
 	}
 	c := &clientTx{
 		key: txKey{branch: branch, method: method}, up: up, invite: method == "INVITE",
-		peer: peer, request: request, interval: t1,
+		peer: peer, cost: txCost(request), request: request, interval: t1,
 	}
 	e.sendClient(c)
 	return c
@@ -439,7 +444,7 @@ func (e *edge) dropClient(c *clientTx) {
 	c.end.stop()
 	if e.clients[c.key] == c {
 		delete(e.clients, c.key)
-		e.budget.give(txCost(c.request))
+		e.budget.give(c.cost)
 	}
 }
 
@@ -490,6 +495,8 @@ func (e *edge) advance(c *clientTx, m *sipmsg.Message) bool {
 	switch {
 	case c.invite && success:
 		if first { // RFC 6026: later 2xx are forwarded too
+			c.request = nil
+			c.cost = e.budget.exchange(c.cost, txBase)
 			e.arm(&c.end, txTimeout, func() { e.dropClient(c) })
 		}
 	case c.invite:
