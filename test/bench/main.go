@@ -1,10 +1,12 @@
 // Bench measures the two real programs from outside: phones register and call
 // through them over loopback sockets, and the CPU time and memory of their
-// processes are read from /proc.
+// processes are read from /proc. SIPp and Kamailio, where they are installed, are
+// run beside them.
 //
 //	go run ./test/bench -bin bin -json build/bench.json
 //
-// It needs Linux. Absolute figures depend on the machine.
+// It needs Linux. Absolute figures depend on the machine; those of a peer are from
+// the same run.
 package main
 
 import (
@@ -12,6 +14,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,12 +22,36 @@ import (
 	"time"
 )
 
-// row is one figure.
+// row is one figure, with that of a peer in the same run, and what it should be.
 type row struct {
-	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
+	Name      string   `json:"name"`
+	Value     float64  `json:"value"`
+	Unit      string   `json:"unit"`
+	Peer      string   `json:"peer,omitempty"`
+	PeerValue float64  `json:"peer_value,omitempty"`
+	Ratio     float64  `json:"ratio,omitempty"` // value to peer_value
+	Target    *float64 `json:"target,omitempty"`
+	Met       *bool    `json:"met,omitempty"`
 }
+
+// beside is r with the figure of a peer.
+func (r row) beside(peer string, value float64) row {
+	r.Peer, r.PeerValue = peer, value
+	if value != 0 {
+		r.Ratio = r.Value / value
+	}
+	return r
+}
+
+// atMost is r with the bound that it should keep.
+func (r row) atMost(target float64) row {
+	met := r.Value <= target
+	r.Target, r.Met = &target, &met
+	return r
+}
+
+// skip says that rows are missing, and why.
+func skip(what, why string) { fmt.Fprintf(os.Stderr, "bench: no %s: %s\n", what, why) }
 
 func main() {
 	bin := flag.String("bin", "bin", "directory of tunneld and tunnelproxy")
@@ -34,6 +61,16 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	rows, err := run(ctx, *bin, *talkFor)
+	for _, part := range []func() ([]row, error){
+		func() ([]row, error) { return signalling(ctx, *bin) },
+		func() ([]row, error) { return editing(ctx) },
+	} {
+		if err == nil {
+			var more []row
+			more, err = part()
+			rows = append(rows, more...)
+		}
+	}
 	show(rows)
 	if err == nil && *out != "" {
 		err = write(*out, rows)
@@ -45,9 +82,12 @@ func main() {
 }
 
 const (
-	registered = 100
-	calls      = 50
-	settle     = 300 * time.Millisecond // for the last packets to arrive
+	registered  = 300 // phones
+	calls       = 50  // that talk
+	silent      = 250 // more calls, for what each needs
+	callMemory  = 15  // kB, both programs: the aim
+	mediaPairAt = "127.0.87.1"
+	settle      = 300 * time.Millisecond // for the last packets to arrive
 )
 
 func run(ctx context.Context, bin string, talkFor time.Duration) ([]row, error) {
@@ -61,7 +101,7 @@ func run(ctx context.Context, bin string, talkFor time.Duration) ([]row, error) 
 		return nil, err
 	}
 	defer pbx.close()
-	programs, err := startPair(ctx, bin, dir, pbx.addr())
+	programs, err := startPair(ctx, bin, dir, pbx.addr(), netip.MustParseAddr(mediaPairAt))
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +112,7 @@ func run(ctx context.Context, bin string, talkFor time.Duration) ([]row, error) 
 		m.idle,
 		m.register,
 		func() error { return m.call(talkFor) },
+		m.manyCalls,
 	} {
 		if err := step(); err != nil {
 			programs.stop() // their logs are complete then
@@ -85,6 +126,7 @@ type measurement struct {
 	programs *pair
 	pbx      *pbx
 	phones   []*phone
+	total    int64 // memory of both programs when it was last looked at
 	rows     []row
 }
 
@@ -98,14 +140,27 @@ func (m *measurement) add(name string, value float64, unit string) {
 	m.rows = append(m.rows, row{Name: name, Value: value, Unit: unit})
 }
 
-func (m *measurement) memory(when string) error {
+// memory adds what the programs have in memory, and, unless each is empty, what
+// that is more than before for each of n phones or calls, both programs together.
+func (m *measurement) memory(when, each string, n int) error {
+	time.Sleep(settle)
+	total := int64(0)
 	for _, p := range []*program{m.programs.tunneld, m.programs.tunnelproxy} {
 		b, err := p.memory()
 		if err != nil {
 			return err
 		}
-		m.add("memory of "+p.name+", "+when, float64(b)/(1<<20), "MiB")
+		total += b
+		m.rows = append(m.rows, row{Name: "memory of " + p.name + ", " + when, Value: float64(b) / (1 << 20), Unit: "MiB"})
 	}
+	if each != "" {
+		r := row{Name: "memory per " + each + ", both programs", Value: float64(total-m.total) / float64(n) / (1 << 10), Unit: "kB"}
+		if each == "call" {
+			r = r.atMost(callMemory)
+		}
+		m.rows = append(m.rows, r)
+	}
+	m.total = total
 	return nil
 }
 
@@ -140,7 +195,7 @@ func (m *measurement) idle() error {
 		return err
 	}
 	m.add("CPU idle, both programs", 100*float64(after-before)/float64(watch), "% of a core")
-	return m.memory("idle")
+	return m.memory("idle", "", 0)
 }
 
 func (m *measurement) register() error {
@@ -156,7 +211,7 @@ func (m *measurement) register() error {
 		}
 	}
 	m.add(fmt.Sprintf("registration of %d new phones, one after the other, each", registered), float64(time.Since(start).Microseconds())/registered/1000, "ms")
-	return m.memory(fmt.Sprintf("%d registered phones", registered))
+	return m.memory(fmt.Sprintf("%d registered phones", registered), "registered phone", registered)
 }
 
 func (m *measurement) call(talkFor time.Duration) error {
@@ -192,13 +247,30 @@ func (m *measurement) call(talkFor time.Duration) error {
 	m.add(fmt.Sprintf("CPU per RTP packet, stream path, both programs, %d calls", calls), float64((after-before).Microseconds())/float64(received), "us")
 	m.add("packets sent", float64(sent), "packets")
 	m.add("packets lost", 100*float64(int64(sent)-received)/float64(sent), "%")
-	return m.memory(fmt.Sprintf("%d calls", calls))
+	return m.memory(fmt.Sprintf("%d calls that talked", calls), "", 0)
+}
+
+// manyCalls makes calls that say nothing.
+func (m *measurement) manyCalls() error {
+	for i, p := range m.phones[calls : calls+silent] {
+		if err := p.invite(); err != nil {
+			return fmt.Errorf("call %d: %w", calls+i, err)
+		}
+	}
+	return m.memory(fmt.Sprintf("%d calls", calls+silent), "call", silent)
 }
 
 func show(rows []row) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%.2f\t%s\n", r.Name, r.Value, r.Unit)
+		fmt.Fprintf(w, "%s\t%.2f\t%s", r.Name, r.Value, r.Unit)
+		if r.Peer != "" {
+			fmt.Fprintf(w, "\t%s\t%.2f\t%.2f times", r.Peer, r.PeerValue, r.Ratio)
+		}
+		if r.Target != nil {
+			fmt.Fprintf(w, "\tat most %.2f: %v", *r.Target, *r.Met)
+		}
+		fmt.Fprintln(w)
 	}
 	w.Flush()
 }

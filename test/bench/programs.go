@@ -32,28 +32,28 @@ type pair struct {
 	sip                  netip.AddrPort // where phones send SIP
 }
 
-// startPair starts the two programs in bin. They are stopped again when that
+// startPair starts the two programs in bin, at a loopback address of their own. They are stopped again when that
 // fails.
-func startPair(ctx context.Context, bin, dir string, pbx netip.AddrPort) (*pair, error) {
+func startPair(ctx context.Context, bin, dir string, pbx netip.AddrPort, at netip.Addr) (*pair, error) {
 	p := new(pair)
-	if err := p.start(ctx, bin, dir, pbx); err != nil {
+	if err := p.start(ctx, bin, dir, pbx, at); err != nil {
 		p.stop()
 		return nil, fmt.Errorf("%w\n%s", err, p.logs())
 	}
 	return p, nil
 }
 
-func (p *pair) start(ctx context.Context, bin, dir string, pbx netip.AddrPort) error {
-	server, err := freePort("tcp")
+func (p *pair) start(ctx context.Context, bin, dir string, pbx netip.AddrPort, at netip.Addr) error {
+	server, err := freePort("tcp", at)
 	if err != nil {
 		return err
 	}
-	if p.sip, err = freePort("udp"); err != nil {
+	if p.sip, err = freePort("udp", at); err != nil {
 		return err
 	}
 	stateT, stateP := filepath.Join(dir, "tunneld"), filepath.Join(dir, "tunnelproxy")
-	p.tunneld, err = start(ctx, bin, "tunneld", "serve", "--state-dir", stateT, "--listen", server.String(), "--public-address", "127.0.0.1",
-		"--pbx", pbx.String(), "--domain", domain, "--media-address", "127.0.0.1", "--media-ports", "20000-23999", "--phone-ports", "24000-24999")
+	p.tunneld, err = start(ctx, bin, "tunneld", "serve", "--state-dir", stateT, "--listen", server.String(), "--public-address", at.String(),
+		"--pbx", pbx.String(), "--domain", domain, "--media-address", at.String(), "--media-ports", "10000-19999", "--phone-ports", "20000-20999")
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (p *pair) start(ctx context.Context, bin, dir string, pbx netip.AddrPort) e
 		return fmt.Errorf("tunnelproxy join: %w\n%s", err, out)
 	}
 	p.tunnelproxy, err = start(ctx, bin, "tunnelproxy", "serve", "--state-dir", stateP,
-		"--sip-listen", p.sip.String(), "--lan-address", "127.0.0.1", "--media-ports", "26000-29999")
+		"--sip-listen", p.sip.String(), "--lan-address", at.String(), "--media-ports", "21000-30999")
 	return err
 }
 
@@ -120,8 +120,11 @@ func (p *pair) cpu() (time.Duration, error) {
 	return t + u, err
 }
 
-func (p *program) cpu() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+func (p *program) cpu() (time.Duration, error) { return cpuOf(p.cmd.Process.Pid) }
+
+// cpuOf is the CPU time, user and system, that a process has used.
+func cpuOf(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -150,16 +153,17 @@ func (p *program) memory() (int64, error) {
 	return 0, fmt.Errorf("%s: no VmRSS in its status", p.name)
 }
 
-func freePort(network string) (netip.AddrPort, error) {
+func freePort(network string, at netip.Addr) (netip.AddrPort, error) {
+	free := netip.AddrPortFrom(at, 0)
 	if network == "udp" {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(free))
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
 		defer c.Close()
 		return c.LocalAddr().(*net.UDPAddr).AddrPort(), nil
 	}
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	ln, err := net.Listen("tcp4", free.String())
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
