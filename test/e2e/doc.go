@@ -55,6 +55,9 @@
 //	      2001:db8:203::/64     "wan" ::1, "pbx" ::10
 //	desk  fd00:c0::/64          "pbx" ::1, phones beside the PBX ::101 and up; Kamailio on [::1]:5060 and both of these
 //
+// Tests of PBXs that stand in for each other have two more Kamailios, each on a host of its own beside the PBX's (Lab.Desk), and
+// a dnsmasq on the PBX's host that only tunneld asks.
+//
 // A test proves what it says by what was heard (recordings of the phones, tones measured) and by what was on the wire (tcpdump
 // on the links), not by logs of the programs under test. TestPeersDirect* run the peers without the tunnel: when one of those
 // fails the rig is at fault, and nothing else here means anything.

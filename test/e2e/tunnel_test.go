@@ -65,6 +65,8 @@ type tunnel struct {
 	tunneld *lab.Process
 	proxy   *lab.Process
 
+	resolver string // resolv.conf of tunneld; empty: this machine's
+
 	inside *lab.Capture    // SIP between tunneld and Kamailio
 	wan    [2]*lab.Capture // both links of the WAN, all of it
 }
@@ -142,6 +144,9 @@ func (tun *tunnel) endsWell(program *lab.Process) *lab.Process {
 func (tun *tunnel) startDaemon(flags ...string) {
 	tun.t.Helper()
 	args := append(tun.tunneldArgs("serve", "--domain", domain, "--log-level", "debug"), flags...)
+	if tun.resolver != "" {
+		args = peers.Resolving(tun.resolver, args...)
+	}
 	tun.tunneld = tun.endsWell(tun.PBX.Start("tunneld", args...))
 	lab.Eventually(tun.t, soon, "tunneld listens and has written its join link", func() bool {
 		if !tun.tunneld.Running() {

@@ -83,9 +83,7 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	if err := os.WriteFile(resolver, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := host.Start("kamailio", "unshare", "--mount", "sh", "-c",
-		`mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolver,
-		"kamailio", "-DD", "-E", "-m", "32", "-M", "4", "-Y", dir, "-f", file)
+	k := host.Start("kamailio", Resolving(resolver, "kamailio", "-DD", "-E", "-m", "32", "-M", "4", "-Y", dir, "-f", file)...)
 	lab.Eventually(t, 10*time.Second, "Kamailio answers OPTIONS", func() bool {
 		if !k.Running() {
 			t.Fatal("Kamailio has ended")
