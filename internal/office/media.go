@@ -165,49 +165,52 @@ func (b *bridges) Allocate(ctx context.Context, lan netip.Addr) (sipfwd.MediaPor
 	return b.bridge(pair, m)
 }
 
+// relay starts the LAN's end of m.
+func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
+	return relay.Start(relay.Config{
+		Pair:     pair,
+		Poller:   b.poller,
+		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
+		Sink:     m.fromPhone,
+		Counters: b.counters,
+	})
+}
+
 // mediaPort joins a relay on the LAN to media in the tunnel. It is safe for concurrent use.
 type mediaPort struct {
-	relay      *relay.Relay
+	bridges    *bridges
+	lan        atomic.Pointer[relay.Relay] // another one after Move
 	media      media
+	up         [2]net.PacketConn // of media, by relay.Component
+	toPBX      [2]net.Addr       // where it goes is tunneld's to know; WriteTo wants an address
 	pbx        netip.AddrPort
 	signalling atomic.Pointer[netip.Addr]
 	peer       atomic.Pointer[mediaPort] // who gets what the phone sends; nil: the tunnel
 	direct     atomic.Uint64             // RTP packets that a peer got
 	end        func() admin.Relay
+
+	mu        sync.Mutex // orders SetPhone, Move and Close
+	closed    bool
+	rtp, rtcp netip.AddrPort              // the phone's
+	before    atomic.Pointer[relay.Stats] // of the relays that lan has replaced; nil: none
 }
 
 func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) {
-	m := &mediaPort{media: tunnelled, pbx: addrPort(tunnelled.RTP().LocalAddr())}
-	up := [2]net.PacketConn{relay.RTP: tunnelled.RTP(), relay.RTCP: tunnelled.RTCP()}
-	toPBX := [2]net.Addr{up[0].LocalAddr(), up[1].LocalAddr()} // Where it goes is tunneld's to know; WriteTo wants an address.
-	send := func(c relay.Component, packet []byte) {
-		if peer := m.peer.Load(); peer != nil {
-			if c == relay.RTP {
-				m.direct.Add(1)
-			}
-			_ = peer.relay.Send(c, packet) // The relay counts what it drops.
-			return
-		}
-		_, _ = up[c].WriteTo(packet, toPBX[c]) // The tunnel counts what it drops.
-	}
-	var err error
-	m.relay, err = relay.Start(relay.Config{
-		Pair:     pair,
-		Poller:   b.poller,
-		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
-		Sink:     send,
-		Counters: b.counters,
-	})
+	m := &mediaPort{bridges: b, media: tunnelled, pbx: addrPort(tunnelled.RTP().LocalAddr())}
+	m.up = [2]net.PacketConn{relay.RTP: tunnelled.RTP(), relay.RTCP: tunnelled.RTCP()}
+	m.toPBX = [2]net.Addr{m.up[0].LocalAddr(), m.up[1].LocalAddr()}
+	lan, err := b.relay(pair, m)
 	if err != nil {
 		_ = tunnelled.Close()
 		return nil, err
 	}
+	m.lan.Store(lan)
 	m.end = b.ledger.Open(func() admin.Relay {
-		figures := admin.RelayOf(m.relay.Stats())
-		figures.LANAddress, figures.PBXAddress = m.relay.LocalAddr().String(), m.pbx.String()
+		figures := admin.RelayOf(m.stats())
+		figures.LANAddress, figures.PBXAddress = m.LAN().String(), m.pbx.String()
 		figures.PacketsDirect = m.direct.Load()
 		if peer := m.peer.Load(); peer != nil {
-			figures.Direct = peer.relay.LocalAddr().String()
+			figures.Direct = peer.LAN().String()
 		}
 		return figures
 	})
@@ -216,9 +219,30 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) 
 		if rtcp {
 			c = relay.RTCP
 		}
-		_ = m.relay.Send(c, packet) // The relay counts what it drops.
+		_ = m.lan.Load().Send(c, packet) // The relay counts what it drops.
 	})
 	return m, nil
+}
+
+// fromPhone is the Sink of the relay.
+func (m *mediaPort) fromPhone(c relay.Component, packet []byte) {
+	peer := m.peer.Load()
+	if peer == nil {
+		_, _ = m.up[c].WriteTo(packet, m.toPBX[c]) // The tunnel counts what it drops.
+		return
+	}
+	if c == relay.RTP {
+		m.direct.Add(1)
+	}
+	_ = peer.lan.Load().Send(c, packet) // The relay counts what it drops.
+}
+
+func (m *mediaPort) stats() relay.Stats {
+	stats := m.lan.Load().Stats()
+	if before := m.before.Load(); before != nil {
+		stats = stats.After(*before)
+	}
+	return stats
 }
 
 func (m *mediaPort) signallingAddr() netip.Addr {
@@ -229,13 +253,41 @@ func (m *mediaPort) signallingAddr() netip.Addr {
 }
 
 // LAN is part of sipfwd.MediaPort, as are the methods that follow.
-func (m *mediaPort) LAN() netip.AddrPort { return m.relay.LocalAddr() }
+func (m *mediaPort) LAN() netip.AddrPort { return m.lan.Load().LocalAddr() }
 
 func (m *mediaPort) PBX() netip.AddrPort { return m.pbx }
 
 func (m *mediaPort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.signalling.Store(&signalling)
-	m.relay.SetRemote(rtp, rtcp)
+	m.rtp, m.rtcp = rtp, rtcp
+	m.lan.Load().SetRemote(rtp, rtcp)
+}
+
+func (m *mediaPort) Move(lan netip.Addr) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return net.ErrClosed
+	}
+	pair, err := m.bridges.ports.open(lan)
+	if err != nil {
+		return err
+	}
+	moved, err := m.bridges.relay(pair, m)
+	if err != nil {
+		return err
+	}
+	moved.SetRemote(m.rtp, m.rtcp)
+	old := m.lan.Swap(moved)
+	_ = old.Close()
+	seen := old.Stats()
+	if before := m.before.Load(); before != nil {
+		seen = seen.After(*before)
+	}
+	m.before.Store(&seen)
+	return nil
 }
 
 func (m *mediaPort) Join(peer sipfwd.MediaPort) {
@@ -244,14 +296,17 @@ func (m *mediaPort) Join(peer sipfwd.MediaPort) {
 }
 
 func (m *mediaPort) Stats() sipfwd.MediaStats {
-	stats := admin.MediaOf(m.relay.Stats())
+	stats := admin.MediaOf(m.stats())
 	stats.PacketsDirect = m.direct.Load()
 	return stats
 }
 
 func (m *mediaPort) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
 	m.end()
-	return errors.Join(m.media.Close(), m.relay.Close())
+	return errors.Join(m.media.Close(), m.lan.Load().Close())
 }
 
 func addrPort(addr net.Addr) netip.AddrPort {

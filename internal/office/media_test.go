@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -361,6 +362,66 @@ func TestJoinedPorts(t *testing.T) {
 	}
 	if err := sides[0].port.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMovedPort: media goes on at another address of this machine, with the figures of before.
+func TestMovedPort(t *testing.T) {
+	pbx, phone := newSocket(t), newSocket(t)
+	tunnelRTP, tunnelRTCP := newSocket(t), newSocket(t)
+	ports := &lanPorts{low: 46000, high: 46999}
+	var ledger admin.Ledger
+	b := &bridges{ports: ports, poller: newPoller(t), counters: new(counter.Set), ledger: &ledger}
+	pair, err := ports.open(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := b.bridge(pair, &fakeMedia{rtp: redirected{tunnelRTP.UDPConn, pbx.addr()}, rtcp: redirected{tunnelRTCP.UDPConn, pbx.addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	port.SetPhone(phone.addr(), netip.AddrPort{}, phone.addr().Addr())
+	say := func(from, at socket, to netip.AddrPort, text string) {
+		t.Helper()
+		if _, err := from.WriteToUDPAddrPort([]byte(text), to); err != nil {
+			t.Fatal(err)
+		}
+		at.expect(text)
+	}
+	before := port.LAN()
+	say(phone, pbx, before, "up")
+	say(pbx, phone, tunnelRTP.addr(), "down")
+	there := netip.MustParseAddr("127.0.0.2")
+	if err := port.Move(there); err != nil {
+		t.Fatal(err)
+	}
+	if port.LAN().Addr() != there || port.PBX() != tunnelRTP.addr() {
+		t.Errorf("%v, %v", port.LAN(), port.PBX())
+	}
+	say(phone, pbx, port.LAN(), "up from there")
+	say(pbx, phone, tunnelRTP.addr(), "down to there")
+	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+		if s := port.Stats(); s.PacketsIn == 2 && s.PacketsOut == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", port.Stats())
+		}
+	}
+	if err := port.Move(netip.MustParseAddr("192.0.2.77")); err == nil || port.LAN().Addr() != there {
+		t.Errorf("moved to where this machine is not: %v, %v", err, port.LAN())
+	}
+	if open, resting, _ := ports.at[loopback].Usage(); open != 0 || resting != 1 {
+		t.Errorf("%d ports open, %d resting where it was", open, resting)
+	}
+	if err := port.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := port.Move(loopback); err == nil {
+		t.Error("moved after its end")
+	}
+	if _, ended, totals := ledger.Snapshot(); len(ended) != 1 || totals.PacketsIn != 2 || !strings.HasPrefix(ended[0].LANAddress, "127.0.0.2:") {
+		t.Errorf("%+v", ended)
 	}
 }
 

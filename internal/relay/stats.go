@@ -26,6 +26,34 @@ type Stats struct {
 	Held               bool
 }
 
+// After is s with what the relay has seen in whose place this one is.
+func (s Stats) After(before Stats) Stats {
+	s.In, s.Out = s.In.after(before.In), s.Out.after(before.Out)
+	s.Dropped.UnknownSource += before.Dropped.UnknownSource
+	s.Dropped.NoRemote += before.Dropped.NoRemote
+	s.Dropped.Held += before.Dropped.Held
+	s.Dropped.Size += before.Dropped.Size
+	s.Dropped.QueueFull += before.Dropped.QueueFull
+	s.Dropped.SendFailed += before.Dropped.SendFailed
+	if s.LastIn.IsZero() {
+		s.LastIn = before.LastIn
+	}
+	return s
+}
+
+func (t Traffic) after(before Traffic) Traffic {
+	t.Packets += before.Packets
+	t.Bytes += before.Bytes
+	t.RTCP += before.RTCP
+	t.Lost += before.Lost
+	t.Reordered += before.Reordered
+	t.Duplicates += before.Duplicates
+	if t.Jitter == 0 {
+		t.Jitter = before.Jitter
+	}
+	return t
+}
+
 // Traffic is one direction of a relay.
 type Traffic struct {
 	// What was passed on: the packets of the RTP port, whatever they are, and

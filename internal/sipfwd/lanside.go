@@ -57,6 +57,10 @@ type MediaPort interface {
 	// SetPhone says where the phone wants its media, and the address that its
 	// signalling comes from. The zero address stops sending.
 	SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr)
+	// Move gives it another port pair on the LAN, at the address lan as of Allocate:
+	// the phone is in another network now. What the PBX sends to stays the same.
+	// After an error everything is as it was.
+	Move(lan netip.Addr) error
 	// Join has what the phone sends go to the phone of peer, another port of
 	// the same Allocate, instead of into the tunnel. Nil has it go there again.
 	// What comes out of the tunnel reaches the phone in either case.

@@ -164,6 +164,41 @@ func TestMediaOfTheOtherFamily(t *testing.T) {
 	}
 }
 
+// TestPhoneMovesToAnotherNetwork in a call: the SDP that it gets from then on names
+// our address in that network, and what the PBX sends to stays the same.
+func TestPhoneMovesToAnotherNetwork(t *testing.T) {
+	r := newRig(t)
+	r.lan.cfg.LANAddress = netip.Addr{}
+	port := r.wildcard("udp4")
+	here, there := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.3"), port)
+	r.proxy = here
+	phone := newAgent(t, "127.0.0.1:0")
+	r.register(phone, "alice")
+	c := phoneCall(t, phone, "alice", "bob")
+	contact := "Contact: <sip:alice@" + phone.addr().String() + ">"
+	offer := func(proxy netip.AddrPort) (toPBX, toPhone string) {
+		phone.send(proxy, c.request("INVITE", "sip:bob@"+testDomain, contact, sdpAt(netip.MustParseAddrPort("127.0.0.1:7000"))))
+		m := r.pbxSock.next()
+		r.pbxSock.reply(m, "200 OK", "Contact: <sip:bob@"+r.pbxSock.addr().String()+">", sdpAt(netip.MustParseAddrPort("127.0.0.1:9000")))
+		res := phone.next()
+		c.toTag = "callee"
+		phone.send(proxy, c.again("ACK", "sip:bob@"+testDomain))
+		r.pbxSock.next()
+		_, toPBX, _ = strings.Cut(m.raw, "c=")
+		_, toPhone, _ = strings.Cut(res.raw, "c=")
+		return toPBX, toPhone
+	}
+	pbx1, phone1 := offer(here)
+	pbx2, phone2 := offer(there)
+	pbx3, phone3 := offer(there)
+	if pbx2 != pbx1 || pbx3 != pbx1 || phone3 != phone2 {
+		t.Errorf("SDP toward the PBX:\n%s\n%s\n%s", pbx1, pbx2, pbx3)
+	}
+	if !strings.HasPrefix(phone1, "IN IP4 127.0.0.2\r\n") || !strings.HasPrefix(phone2, "IN IP4 127.0.0.3\r\n") {
+		t.Errorf("SDP toward the phone:\n%s\n%s", phone1, phone2)
+	}
+}
+
 // TestWhereAPhoneHears: answers and requests reach the phone at the port that it
 // has sent from, whether it asks for that with rport or not, unless its Via names
 // its own address and another port.

@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
@@ -113,7 +114,7 @@ func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
 	p.rewriteSDP(l, m, MediaPort.PBX)
 }
 
-// ensurePorts allocates a media port for every m-line of p.sdp that has none.
+// ensurePorts sees to a media port for every m-line of p.sdp.
 // The phone on f finds them at the address of ours that it uses for SIP, or near
 // what the SDP names, if it is the phone's own: it travels in direction from.
 func (p *lanPhone) ensurePorts(l *leg, f *flow, from direction) bool {
@@ -126,23 +127,39 @@ func (p *lanPhone) ensurePorts(l *leg, f *flow, from direction) bool {
 		if i >= maxMediaLines {
 			return false
 		}
-		line := l.line(i)
-		if line.port != nil {
-			continue
-		}
 		lan := f.media()
 		if from == up {
 			lan = p.side.mediaNear(m.Addr.Unmap(), lan)
 		}
-		port, err := p.side.cfg.Allocate(ctx, lan)
-		if err != nil {
+		if !p.ensurePort(ctx, l, l.line(i), lan, f) {
 			p.side.counters.Counter(noMediaPort.counter).Inc()
 			return false
 		}
-		line.port, line.crossbar = port, &p.side.crossbar
-		line.connect(l)
-		line.cross()
 	}
+	return true
+}
+
+// ensurePort gives the line a media port at lan, for the phone on f. One that it has
+// already is moved there when the phone has come into another network since.
+func (p *lanPhone) ensurePort(ctx context.Context, l *leg, line *mediaLine, lan netip.Addr, f *flow) bool {
+	if line.port != nil {
+		if line.near == f.media() {
+			return true
+		}
+		if err := line.port.Move(lan); err != nil {
+			return false
+		}
+		line.near = f.media()
+		p.side.counters.Counter("media.moved.network").Inc()
+		return true
+	}
+	port, err := p.side.cfg.Allocate(ctx, lan)
+	if err != nil {
+		return false
+	}
+	line.port, line.near, line.crossbar = port, f.media(), &p.side.crossbar
+	line.connect(l)
+	line.cross()
 	return true
 }
 

@@ -9,9 +9,10 @@ import (
 
 // mediaLine is one m-line of a leg.
 type mediaLine struct {
-	port     MediaPort // LAN side
-	crossbar *crossbar // LAN side: where port is
-	relay    Relay     // PBX side
+	port     MediaPort  // LAN side
+	near     netip.Addr // LAN side: our address that the phone used when port was put there
+	crossbar *crossbar  // LAN side: where port is
+	relay    Relay      // PBX side
 	relayAt  netip.AddrPort
 
 	peer signalled // by the SIP peer of this half

@@ -316,7 +316,17 @@ func (f *fakeMedia) port(i int) *fakePort {
 	return f.ports[i]
 }
 
-func (p *fakePort) LAN() netip.AddrPort { return p.lan }
+func (p *fakePort) LAN() netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lan
+}
+func (p *fakePort) Move(lan netip.Addr) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lan = netip.AddrPortFrom(lan, p.lan.Port()+1000)
+	return nil
+}
 func (p *fakePort) PBX() netip.AddrPort { return p.pbx }
 func (p *fakePort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
 	p.mu.Lock()
