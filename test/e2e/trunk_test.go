@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -209,4 +210,121 @@ func TestTrunkTenCalls(t *testing.T) {
 	tun.startProxy("--trunk", fmt.Sprintf("office-pbx=%v:5070", office.Addr))
 	tun.waitUp()
 	tenCalls(t, office, tun.Desk, deskPBX)
+}
+
+// TestTrunkManyCalls: SIPp as both PBXs, a hundred calls each way at once. Every one of them goes as its scenario says.
+func TestTrunkManyCalls(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{"u1", "t1"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			tun := prepareTunnel(t, lab.New(t))
+			office := tun.Phone("office-pbx")
+			call := func(host *lab.Host, port uint16, transport string, to netip.AddrPort) *lab.Process {
+				return peers.StartSIPp(t, host, peers.SIPpConfig{Scenario: "uac_trunk", Port: port, Args: []string{
+					"-m", "200", "-l", "100", "-r", "40", "-t", transport, "-key", "domain", domain, to.String()}})
+			}
+			answer := func(host *lab.Host, transport string) *lab.Process {
+				return peers.StartSIPp(t, host, peers.SIPpConfig{Scenario: "uas_echo", Port: 5070, Args: []string{"-t", transport}})
+			}
+			trunk := netip.AddrPortFrom(lab.PBXAddr, 6900)
+			answer(tun.PBX, "u1")
+			answer(office, transport)
+			tun.watchWAN()
+			tun.startDaemon("--pbx", lab.PBXAddr.String()+":5070", "--trunk-port", "default/office-pbx=6900")
+			tun.join()
+			tun.startProxy("--trunk", fmt.Sprintf("office-pbx=%v:5070;transport=%s", office.Addr, map[string]string{"u1": "udp", "t1": "tcp"}[transport]))
+			lab.Eventually(t, soon, "the trunk is open", func() bool {
+				out, _ := tun.PBX.Run(tun.tunneldArgs("status", "--json")...)
+				return strings.Contains(out, `"address": "`+trunk.String()+`"`)
+			})
+			for _, calls := range []*lab.Process{call(tun.PBX, 5080, "u1", trunk), call(office, 5080, transport, officeSIP)} {
+				if code := calls.Exit(3 * soon); code != 0 {
+					t.Errorf("SIPp, calling, ended with %d", code)
+				}
+			}
+			lab.Eventually(t, soon, "no call is left", func() bool {
+				daemon, proxy := tun.statuses()
+				return len(daemon.Calls)+len(proxy.Calls) == 0
+			})
+			if daemon, proxy := tun.statuses(); t.Failed() {
+				t.Log(daemon.Counters, proxy.Counters)
+			}
+		})
+	}
+}
+
+// TestRegisteringPBX: a PBX of the office registers as a phone does, or all of its numbers at once (RFC 6140). Calls to any of
+// them reach it, with what PBXs tell each other in headers.
+func TestRegisteringPBX(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{"UDP", "TCP"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			tun := prepareTunnel(t, lab.New(t))
+			host := tun.Desk("server")
+			peers.StartKamailio(t, tun.Lab, peers.PBXConfig{Domain: domain, Users: users, Numbers: "dave", Trunk: netip.AddrPortFrom(host.Addr, serverPort)})
+			tun.watchWAN()
+			tun.startDaemon()
+			tun.join()
+			tun.startProxy()
+			tun.waitUp()
+			server := peers.StartScript(t, host, peers.ScriptConfig{User: "server", Port: serverPort, To: netip.AddrPortFrom(lab.PBXDeskAddr, 5060)})
+			office := peers.StartScript(t, tun.Phone("office-pbx"), peers.ScriptConfig{User: "dave", Password: users["dave"], Transport: transport, To: officeSIP})
+			office.Register(domain, "")
+			calledAs(t, server, office)
+			// The same with all numbers at once.
+			for expires, contact := range []string{"*", "<sip:{at};transport={transport};bnc>"} {
+				sent := office.Authorized(soon, `REGISTER sip:pbx.example SIP/2.0
+Via: {via}
+Max-Forwards: 70
+From: <sip:dave@pbx.example>;tag=bulk
+To: <sip:dave@pbx.example>
+Call-ID: bulk-{at}-`+strconv.Itoa(expires)+`
+CSeq: {cseq} REGISTER
+Contact: `+contact+`
+Require: gin
+Proxy-Require: gin
+Supported: path
+Expires: `+strconv.Itoa(3600*expires)+`
+Content-Length: 0
+
+`)
+				if answer := office.Final(soon, sent); answer.Status != 200 || contact != "*" && !strings.Contains(answer.Header("Contact"), ";bnc>") {
+					t.Fatalf("REGISTER is answered with %s, Contact %s", answer.StartLine, answer.Header("Contact"))
+				}
+			}
+			calledAs(t, server, office)
+		})
+	}
+}
+
+// calledAs has the server call ever other numbers of the office's PBX, which is to be asked for them at its Contact.
+func calledAs(t *testing.T, server, office *peers.Script) {
+	t.Helper()
+	for i := range 5 {
+		number := fmt.Sprintf("+493012345%d", i)
+		sent := server.Send(fmt.Sprintf(`INVITE sip:%[1]s@pbx.example SIP/2.0
+Via: {via}
+Max-Forwards: 70
+From: "A caller" <sip:+4940999@elsewhere.example>;tag={id}
+To: <sip:%[1]s@third.example>
+Call-ID: {id}
+CSeq: 8 INVITE
+Contact: <sip:9server@172.20.0.101:5070>
+P-Asserted-Identity: "A caller" <sip:+4940999@elsewhere.example>
+Diversion: <sip:+4930111@pbx.example>;reason=unconditional
+Content-Length: 0
+
+`, number))
+		arrived := office.Wait(soon, "the call to "+number, func(m *pcap.Message) bool {
+			return m.Method == "INVITE" && m.Header("Call-ID") == sent.Header("Call-ID")
+		})
+		if want := fmt.Sprintf("INVITE sip:%s@%v;transport=%s SIP/2.0", number, office.Addr, strings.ToLower(office.Transport)); arrived.StartLine != want {
+			t.Errorf("the office's PBX got %s, want %s", arrived.StartLine, want)
+		}
+		untouched(t, sent, arrived.Message)
+		office.Answer(arrived, "486 Busy Here", "office", "")
+		server.Ack(sent, server.Final(soon, sent))
+	}
 }

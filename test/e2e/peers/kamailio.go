@@ -27,7 +27,9 @@ type PBXConfig struct {
 	Open   bool              // nobody has to prove who he is, and any name can be registered
 	Trunk  netip.AddrPort    // numbers that begin with 9 go there and need no registration; zero: none
 	Peer   Peer              // another PBX
-	Hunt   []string          // two users: the number 8 rings the first for two seconds, then the second; nil: none
+	// Numbers is a user, another PBX that has registered as a phone does, for all numbers that begin with +.
+	Numbers string
+	Hunt    []string // two users: the number 8 rings the first for two seconds, then the second; nil: none
 	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.
 	Host *lab.Host
 }

@@ -68,7 +68,9 @@ func StartSIPp(t testing.TB, host *lab.Host, config SIPpConfig) *lab.Process {
 		"-trace_err", "-error_file", "errors.log", "-trace_msg", "-message_file", "messages.log"}, config.Args...)
 	process := host.Start("sipp-"+config.Scenario, args...)
 	if strings.HasPrefix(config.Scenario, "uas") {
-		lab.Eventually(t, 10*time.Second, process.Name+" waits for calls", func() bool { return host.Listens("udp", config.Port) })
+		lab.Eventually(t, 10*time.Second, process.Name+" waits for calls", func() bool {
+			return host.Listens("udp", config.Port) || host.Listens("tcp", config.Port)
+		})
 	}
 	return process
 }
