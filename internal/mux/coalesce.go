@@ -146,9 +146,10 @@ func (c *coalescer) Close() error {
 var errFlood = errors.New("too many pings or new streams")
 
 const (
-	pingBurst   = 64
-	streamBurst = 4096
-	refillEvery = 100 * time.Millisecond // one of each
+	pingBurst    = 64
+	pingRefill   = 100 * time.Millisecond // one comes back
+	streamBurst  = 4096
+	streamRefill = 10 * time.Millisecond // likewise: a hundred calls a second
 )
 
 // frameGuard follows the frames of a yamux connection as they are read and
@@ -160,8 +161,24 @@ type frameGuard struct {
 	have   int    // bytes of the header that are there
 	body   uint32 // bytes of the current frame's body still to come
 
-	pings, streams int // spent since refilled, minus what came back
-	refilled       time.Time
+	pings, streams bucket
+}
+
+// bucket counts what is spent, minus what came back.
+type bucket struct {
+	spent    int
+	refilled time.Time
+}
+
+// spend reports false when more than burst are spent. One comes back every so
+// often.
+func (b *bucket) spend(now time.Time, burst int, every time.Duration) bool {
+	if back := now.Sub(b.refilled) / every; back > 0 {
+		b.spent = max(0, b.spent-int(min(back, time.Duration(burst))))
+		b.refilled = now
+	}
+	b.spent++
+	return b.spent <= burst
 }
 
 // pass looks at bytes that were read.
@@ -194,17 +211,13 @@ func (g *frameGuard) pass(b []byte, now func() time.Time) error {
 
 // spend counts the frame in g.header, a ping or one that opens a stream.
 func (g *frameGuard) spend(now time.Time) error {
-	if back := int(min(now.Sub(g.refilled)/refillEvery, streamBurst)); back > 0 {
-		g.pings = max(0, g.pings-back)
-		g.streams = max(0, g.streams-back)
-		g.refilled = now
-	}
+	within := false
 	if g.header[1] == yamuxPing {
-		g.pings++
+		within = g.pings.spend(now, pingBurst, pingRefill)
 	} else {
-		g.streams++
+		within = g.streams.spend(now, streamBurst, streamRefill)
 	}
-	if g.pings > pingBurst || g.streams > streamBurst {
+	if !within {
 		return errFlood
 	}
 	return nil

@@ -327,7 +327,7 @@ func TestFrameGuard(t *testing.T) {
 	if err := g.pass(ping, clock); err == nil {
 		t.Error("one ping too many passed")
 	}
-	now = now.Add(10 * refillEvery)
+	now = now.Add(10 * pingRefill)
 	if err := g.pass(ping, clock); err != nil {
 		t.Errorf("a second later: %v", err)
 	}
@@ -343,6 +343,13 @@ func TestFrameGuard(t *testing.T) {
 	}
 	if err == nil {
 		t.Error("too many streams passed")
+	}
+	now = now.Add(time.Second)
+	for i := range 2 * streamBurst { // an office that makes many calls
+		now = now.Add(streamRefill)
+		if err := g.pass(header(yamuxWindowUpdate, yamuxSYN, 0), clock); err != nil {
+			t.Fatalf("stream %d: %v", i, err)
+		}
 	}
 }
 
