@@ -7,6 +7,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
 const (
@@ -50,10 +52,18 @@ var _ net.PacketConn = (*Phone)(nil)
 // gets the same port again, now and after restarts of either end, wherever
 // possible. A key can be open once in a Client.
 func (c *Client) Phone(ctx context.Context, key string) (*Phone, error) {
+	return c.RestorePhone(ctx, key, nil)
+}
+
+// RestorePhone is Phone for a program that was restarted: state is what State of
+// the phone with this key said last, and tells the server of the registrations
+// that the PBX still has, so that its calls reach the phone before it registers
+// again. A state that is too long to be one is ignored.
+func (c *Client) RestorePhone(ctx context.Context, key string, state []byte) (*Phone, error) {
 	if key == "" || len(key) > 255 {
 		return nil, errors.New("a phone's key has 1 to 255 bytes")
 	}
-	p, err := c.addPhone(key)
+	p, err := c.addPhone(key, state)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +94,7 @@ func (c *Client) Phone(ctx context.Context, key string) (*Phone, error) {
 }
 
 // addPhone makes a phone and asks for its place as soon as possible.
-func (c *Client) addPhone(key string) (*Phone, error) {
+func (c *Client) addPhone(key string, state []byte) (*Phone, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -95,6 +105,9 @@ func (c *Client) addPhone(key string) (*Phone, error) {
 	}
 	c.lastPhone++
 	p := &Phone{client: c, id: c.lastPhone, key: key, ready: make(chan struct{})}
+	if len(state) <= wire.MaxState {
+		p.state = slices.Clone(state)
+	}
 	p.in.init(phoneBacklog)
 	c.phones[p.id], c.keys[key] = p, p
 	c.openPhones()
@@ -167,6 +180,14 @@ func (c *Client) closePhone(p *Phone) error {
 
 // Key returns the key that the phone was opened with.
 func (p *Phone) Key() string { return p.key }
+
+// State returns what the server has given for RestorePhone, empty if nothing yet.
+// It changes when the phone registers.
+func (p *Phone) State() []byte {
+	p.client.mu.Lock()
+	defer p.client.mu.Unlock()
+	return slices.Clone(p.state)
+}
 
 // LocalAddr returns the phone's address beside the PBX, a *net.UDPAddr. It may
 // change with a new session, which the event PhoneMoved tells.

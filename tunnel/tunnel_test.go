@@ -344,6 +344,34 @@ func TestNewSession(t *testing.T) {
 	}
 }
 
+// TestRestorePhone: a program that was restarted brings what the server gave to the
+// one before it.
+func TestRestorePhone(t *testing.T) {
+	s := newServer(t)
+	c, _ := s.client(nil)
+	phone, err := c.Phone(s.ctx(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(patience)
+	for string(phone.State()) != "state of alice" && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	state := phone.State()
+	c.Close()
+	again, _ := s.client(nil)
+	for key, state := range map[string][]byte{"alice": state, "bob": make([]byte, 1<<20)} {
+		if _, err := again.RestorePhone(s.ctx(), key, state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opened["alice"] != "state of alice" || s.opened["bob"] != "" {
+		t.Errorf("opened with %q and %d bytes", s.opened["alice"], len(s.opened["bob"]))
+	}
+}
+
 func TestResume(t *testing.T) {
 	s := newServer(t)
 	var lock sync.Mutex

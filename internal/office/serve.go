@@ -48,6 +48,7 @@ type proxy struct {
 	client   *tunnel.Client
 	pool     *pool
 	side     *sipfwd.LANSide
+	memory   *memory
 	events   events
 
 	settled chan struct{} // closed when the first connection is made
@@ -88,6 +89,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 		return err
 	}
 	p.OnStop(func() { _ = poller.Close() })
+	p.memory = openMemory(dir.Path(phonesFileName), p.log)
 	if err := p.openTunnel(office, poller); err != nil {
 		return err
 	}
@@ -119,6 +121,8 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 		Networks:   p.settings.networks(),
 		Neighbour:  new(neighbours).of,
 		Trunks:     p.settings.trunks(),
+		Kept:       p.memory.read(),
+		Changed:    p.memory.changed,
 		Events:     logging.Events(p.log),
 		Counters:   &p.counters,
 	})
@@ -142,8 +146,8 @@ func (p *proxy) allocate(ctx context.Context) (media, error) {
 type phones struct{ *tunnel.Client }
 
 // OpenPhone is part of sipfwd.Tunnel.
-func (t phones) OpenPhone(ctx context.Context, key string) (sipfwd.PhoneConn, error) {
-	phone, err := t.Phone(ctx, key)
+func (t phones) OpenPhone(ctx context.Context, key string, state []byte) (sipfwd.PhoneConn, error) {
+	phone, err := t.RestorePhone(ctx, key, state)
 	if err != nil {
 		return nil, err // And not a nil *Phone in an interface.
 	}
@@ -169,6 +173,7 @@ func (p *proxy) run(sip *listeners, secure *tls.Config) {
 	running.Go(func() { p.pool.run(ctx) })
 	running.Go(func() { p.watch(ctx) })
 	running.Go(func() { p.watchTrunks(ctx) })
+	running.Go(func() { p.memory.run(ctx, p.side.Kept) })
 	listen := func(at net.Addr, transport string, serve func() error) {
 		running.Go(func() {
 			if err := serve(); err != nil && ctx.Err() == nil {
@@ -187,6 +192,7 @@ func (p *proxy) run(sip *listeners, secure *tls.Config) {
 	}
 	p.OnStop(func() {
 		p.ending.Store(true)
+		p.memory.save(p.side.Kept())
 		cancel()
 		_ = p.side.Close()
 		running.Wait()

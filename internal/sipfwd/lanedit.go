@@ -182,6 +182,7 @@ func (p *lanPhone) bind(a sipmsg.Addr, aor, agent, callID string, f *flow, life 
 		b = new(lanBinding)
 		p.bindings[uri] = b
 	}
+	p.side.cfg.Changed(b.flow != f)
 	b.flow, b.device = f, deviceOf(a)
 	old := b.line
 	b.line = &line{phone: p, flow: f, aor: aor, contact: uri, device: b.device, callID: clip([]byte(callID), maxLegHeaders)}
@@ -221,6 +222,7 @@ func (p *lanPhone) unbind(uri, reason string) {
 	p.side.unsettle(b.line)
 	p.side.mu.Unlock()
 	delete(p.bindings, uri)
+	p.side.cfg.Changed(true)
 	if !p.reachable(b.info.AOR) {
 		p.side.cfg.Events.PhoneGone(b.info, reason)
 	}

@@ -32,15 +32,17 @@ type lanPhone struct {
 
 	opening sync.Mutex // of the tunnel, one at a time; taken before mu
 
-	mu       sync.Mutex
-	conn     PhoneConn // nil until the tunnel has opened it
-	edge     *edge
-	legs     *legTable
-	bindings map[string]*lanBinding // by Contact URI
-	flow     *flow                  // heard last
-	lastUsed time.Time
-	known    bool // it has registered once
-	closed   bool
+	mu        sync.Mutex
+	conn      PhoneConn // nil until the tunnel has opened it
+	edge      *edge
+	legs      *legTable
+	bindings  map[string]*lanBinding // by Contact URI
+	flow      *flow                  // heard last
+	lastUsed  time.Time
+	known     bool      // it has registered once
+	state     []byte    // for the next opening, while conn is nil
+	openLater time.Time // it was refused
+	closed    bool
 
 	msg sipmsg.Message
 	sdp sessionBody
@@ -112,6 +114,7 @@ func (p *lanPhone) serve() {
 			p.fromPhone(in.flow, in.b)
 		case <-p.wake:
 			p.letGo()
+			p.reopen()
 		case <-idle.C:
 			if p.retire() {
 				return
@@ -178,8 +181,9 @@ func (p *lanPhone) open() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openWait)
 	defer cancel()
+	state := p.state
 	p.mu.Unlock()
-	conn, err := p.side.cfg.Tunnel.OpenPhone(ctx, p.key)
+	conn, err := p.side.cfg.Tunnel.OpenPhone(ctx, p.key, state)
 	p.mu.Lock()
 	if err == nil && p.closed {
 		conn.Close()
@@ -190,6 +194,7 @@ func (p *lanPhone) open() bool {
 	}
 	if err != nil {
 		p.side.counters.Counter("sip.refused.phone_not_opened").Inc()
+		p.openLater = time.Now().Add(reopenLater)
 		return false
 	}
 	p.conn = conn
@@ -209,7 +214,7 @@ func (p *lanPhone) readTunnel(conn PhoneConn) {
 		if err := conn.Receive(p.fromTunnel); err != nil {
 			p.mu.Lock()
 			if p.conn == conn {
-				p.conn = nil
+				p.conn, p.state = nil, conn.State()
 			}
 			p.mu.Unlock()
 			return

@@ -35,8 +35,9 @@ type Tunnel interface {
 	Up() bool
 	// OpenPhone gives the phone that key recognises its SIP socket on the PBX
 	// side. One packet is one SIP message; the address given to WriteTo is
-	// ignored. The same key gets the same port again.
-	OpenPhone(ctx context.Context, key string) (PhoneConn, error)
+	// ignored. The same key gets the same port again. state is what State of the
+	// connection that it was given last said.
+	OpenPhone(ctx context.Context, key string, state []byte) (PhoneConn, error)
 	// Domain is the PBX's domain, empty until the tunnel has been up.
 	Domain() string
 }
@@ -47,6 +48,9 @@ type PhoneConn interface {
 	// Receive hands the next message to f, whose it is during the call. A phone
 	// that waits holds no buffer for it.
 	Receive(f func(msg []byte)) error
+	// State is what OpenPhone wants to have should the PBX side have forgotten the
+	// phone by then.
+	State() []byte
 }
 
 // MediaPort carries one m-line: a port pair on the office's LAN, joined through
@@ -90,8 +94,14 @@ type LANSideConfig struct {
 	// Neighbour gives the hardware address of a host of the LAN, "" where it
 	// cannot be told. Nil: it never can.
 	Neighbour func(netip.Addr) string
-	Events    Events
-	Counters  *counter.Set
+	// Kept are the phones of an earlier run: LANSide.Kept.
+	Kept []KeptPhone
+	// Changed is called when Kept would say something else: now, so that it is
+	// worth to be stored, or only of when registrations end. It must be quick and
+	// must not call back. Nil: nobody wants to know.
+	Changed  func(now bool)
+	Events   Events
+	Counters *counter.Set
 }
 
 // LANSide is the half of the proxy that faces the phones of an office. Its
@@ -136,12 +146,16 @@ func NewLANSide(cfg LANSideConfig) *LANSide {
 	if cfg.Counters == nil {
 		cfg.Counters = new(counter.Set)
 	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(bool) {}
+	}
 	s := &LANSide{
 		cfg: cfg, counters: cfg.Counters, nearby: surroundings{addrs: net.InterfaceAddrs}, done: make(chan struct{}),
 		ports: make(map[int]bool), phones: make(map[string]*lanPhone), flows: make(map[flowKey]*flow),
 		byFlow: make(map[*flow]*lanPhone), lines: make(map[string][]*line), streams: make(map[*stream]struct{}), streamsAt: make(map[netip.Addr]int),
 	}
 	s.openTrunks(cfg.Trunks)
+	s.restore(cfg.Kept)
 	return s
 }
 

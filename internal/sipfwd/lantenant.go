@@ -148,7 +148,7 @@ func (s *LANSide) reconnected(f *flow, m *sipmsg.Message) *lanPhone {
 		return nil
 	}
 	for _, ln := range s.lines[string(m.ToURI())] {
-		if ln.flow.stream != nil && ln.flow.remote.Addr() == f.remote.Addr() && !strings.HasPrefix(ln.phone.key, instancePrefix) {
+		if ln.flow.reliable() && ln.flow.remote.Addr() == f.remote.Addr() && !strings.HasPrefix(ln.phone.key, instancePrefix) {
 			return ln.phone
 		}
 	}
@@ -261,10 +261,7 @@ func (s *LANSide) takeOver(f *flow, p *lanPhone) {
 func (s *LANSide) lose(ln *line, reason string) {
 	s.unsettle(ln)
 	ln.phone.lost = append(ln.phone.lost, lostLine{ln, reason})
-	select {
-	case ln.phone.wake <- struct{}{}:
-	default:
-	}
+	ln.phone.nudge()
 }
 
 // unsettle forgets a line, which may be nil. It is called with mu held.

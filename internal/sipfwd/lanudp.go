@@ -84,6 +84,7 @@ func (s *LANSide) ServeUDP(conn *net.UDPConn) error {
 	s.mu.Lock()
 	s.udp = append(s.udp, sock)
 	s.mu.Unlock()
+	s.attach(sock)
 	buf := make([]byte, maxMessage)
 	var m sipmsg.Message
 	for {

@@ -36,6 +36,8 @@ type rig struct {
 	events   *recordedEvents
 	counters *counter.Set
 	links    sync.Map // hardware addresses by netip.Addr, where phones have any
+
+	phonePort uint16 // see place
 }
 
 const testDomain = "pbx.example"
@@ -198,7 +200,7 @@ type fakeTunnel struct {
 func (f *fakeTunnel) Up() bool       { return f.up.Load() }
 func (f *fakeTunnel) Domain() string { return testDomain }
 
-func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (PhoneConn, error) {
+func (f *fakeTunnel) OpenPhone(_ context.Context, key string, state []byte) (PhoneConn, error) {
 	if !f.Up() {
 		return nil, errors.New("down")
 	}
@@ -210,7 +212,7 @@ func (f *fakeTunnel) OpenPhone(_ context.Context, key string) (PhoneConn, error)
 	c := &fakePhoneConn{tunnel: f, id: f.next, key: key, in: make(chan []byte, 4096), done: make(chan struct{})}
 	f.conns[c.id] = c
 	f.mu.Unlock()
-	at, err := f.side.Load().OpenPhone(c.id, key, nil)
+	at, err := f.side.Load().OpenPhone(c.id, key, state)
 	c.local = at
 	return c, err
 }
@@ -255,6 +257,12 @@ func (c *fakePhoneConn) WriteTo(b []byte, _ net.Addr) (int, error) {
 }
 
 func (c *fakePhoneConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
+
+func (c *fakePhoneConn) State() []byte {
+	c.tunnel.mu.Lock()
+	defer c.tunnel.mu.Unlock()
+	return c.tunnel.state[c.id]
+}
 
 func (c *fakePhoneConn) Close() error {
 	c.once.Do(func() { close(c.done) })

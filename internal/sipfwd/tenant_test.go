@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -116,10 +117,20 @@ func (r *rig) later() {
 	}
 }
 
-const (
-	firstAddr  = "127.0.1.101:5062"
-	secondAddr = "127.0.1.105:5062"
-)
+// place is an address of the LAN; the port is the same at all of them, and nobody
+// else's on this machine.
+func (r *rig) place(host int) string {
+	r.t.Helper()
+	if r.phonePort == 0 {
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 1, 101)})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.phonePort = addrPort(conn.LocalAddr()).Port()
+		conn.Close()
+	}
+	return fmt.Sprintf("127.0.1.%d:%d", host, r.phonePort)
+}
 
 // TestAnotherPhoneOnTheOldAddress: a call for a phone whose address another one
 // has by now must not ring that, before and after the first one has registered
@@ -145,15 +156,15 @@ func TestAnotherPhoneOnTheOldAddress(t *testing.T) {
 			if tt.name == "long after" || tt.a != "" {
 				r.links.Clear()
 			}
-			a := r.handset("101", firstAddr)
+			a := r.handset("101", r.place(101))
 			a.instance, a.uaName = tt.a, "A"
 			a.registers()
 			before := a.uri
 			if got := a.ask(before); got != 0 {
 				t.Fatalf("asked in vain: %d", got)
 			}
-			a.moveTo(secondAddr)
-			b := r.handset("102", firstAddr)
+			a.moveTo(r.place(105))
+			b := r.handset("102", r.place(101))
 			b.instance, b.uaName = tt.b, "A"
 			tt.spoil(r, a, b)
 			b.registers()
@@ -191,18 +202,18 @@ func TestAnotherPhoneOnTheOldAddress(t *testing.T) {
 // TestPhonesSwapAddresses, without instances: each is reached where it is.
 func TestPhonesSwapAddresses(t *testing.T) {
 	r := newRig(t)
-	first, second := netip.MustParseAddrPort(firstAddr).Addr(), netip.MustParseAddrPort(secondAddr).Addr()
+	first, second := netip.MustParseAddrPort(r.place(101)).Addr(), netip.MustParseAddrPort(r.place(105)).Addr()
 	r.links.Store(first, "02:a")
 	r.links.Store(second, "02:b")
-	a, b := r.handset("101", firstAddr).registers(), r.handset("102", secondAddr).registers()
+	a, b := r.handset("101", r.place(101)).registers(), r.handset("102", r.place(105)).registers()
 	for range 4 {
 		a.udp.Close()
 		b.udp.Close()
 		link, _ := r.links.Swap(first, r.neighbour(second))
 		r.links.Store(second, link)
 		at := a.addr
-		a.moveTo(map[bool]string{true: secondAddr, false: firstAddr}[at().String() == firstAddr])
-		b.moveTo(map[bool]string{true: firstAddr, false: secondAddr}[a.addr().String() == secondAddr])
+		a.moveTo(map[bool]string{true: r.place(105), false: r.place(101)}[at().String() == r.place(101)])
+		b.moveTo(map[bool]string{true: r.place(101), false: r.place(105)}[a.addr().String() == r.place(105)])
 		oldA, oldB := a.uri, b.uri
 		a.registers()
 		if got := a.ask(oldB); got != 480 {
@@ -224,17 +235,17 @@ func TestPhonesSwapAddresses(t *testing.T) {
 // TestRingingIsNotPassedOn: the call that rings while the address changes hands.
 func TestRingingIsNotPassedOn(t *testing.T) {
 	r := newRig(t)
-	a := r.handset("101", firstAddr)
+	a := r.handset("101", r.place(101))
 	a.uaName = "A"
 	a.registers()
 	a.udp.Close()
 	c := phoneCall(t, r.pbxSock, "pbx", "101")
 	r.pbxSock.send(r.pbxSock.from, c.request("INVITE", a.uri, sdpAt(testRTP)))
 	eventually(t, "the call is on its way", func() bool { return len(r.lan.Calls()) == 1 })
-	b := r.handset("102", firstAddr)
+	b := r.handset("102", r.place(101))
 	b.uaName = "B"
 	c2 := phoneCall(t, b.agent, "102", "102")
-	b.send(r.proxy, c2.request("REGISTER", "sip:"+testDomain, "Contact: <sip:102@"+firstAddr+">", "User-Agent: B"))
+	b.send(r.proxy, c2.request("REGISTER", "sip:"+testDomain, "Contact: <sip:102@"+r.place(101)+">", "User-Agent: B"))
 	for {
 		m := r.pbxSock.next()
 		if m.IsRequest() {
@@ -279,7 +290,7 @@ func TestLinesOfOneDevice(t *testing.T) {
 			if tt.link != "" {
 				r.links.Store(netip.MustParseAddr("127.0.1.101"), tt.link)
 			}
-			line := r.handset("1", firstAddr)
+			line := r.handset("1", r.place(101))
 			uris := make([]string, 3)
 			for i := range uris {
 				if tt.gap && i > 0 {
@@ -324,9 +335,9 @@ func phoneMoved(t *testing.T, reboot bool) {
 		r.links.Store(netip.MustParseAddr("127.0.1.101"), "02:a")
 		r.links.Store(netip.MustParseAddr("127.0.1.105"), "02:a")
 	}
-	a := r.handset("101", firstAddr).registers()
+	a := r.handset("101", r.place(101)).registers()
 	before := a.uri
-	a.moveTo(secondAddr)
+	a.moveTo(r.place(105))
 	if reboot {
 		a.reboot()
 	}
@@ -346,10 +357,10 @@ func phoneMoved(t *testing.T, reboot bool) {
 // is by now; without one, another port of its own is another phone's.
 func TestPhoneRebooted(t *testing.T) {
 	r := newRig(t)
-	a := r.handset("101", firstAddr)
+	a := r.handset("101", r.place(101))
 	a.instance = "1"
 	before := a.registers().uri
-	for _, at := range []string{firstAddr, secondAddr, "127.0.1.105:0"} {
+	for _, at := range []string{r.place(101), r.place(105), "127.0.1.105:0"} {
 		a.moveTo(at)
 		a.reboot()
 		if a.registers(); a.uri != before {
@@ -382,7 +393,7 @@ func TestPhoneRebooted(t *testing.T) {
 // once.
 func TestRebootedPhoneWithAnotherContact(t *testing.T) {
 	r := newRig(t)
-	a := r.handset("101", firstAddr)
+	a := r.handset("101", r.place(101))
 	a.contactUser = "101-0xaaaa"
 	before := a.registers().uri
 	a.reboot()
@@ -401,7 +412,7 @@ func TestPhonesShareAnExtension(t *testing.T) {
 	for _, instances := range [][2]string{{"", ""}, {"1", "2"}, {"", "2"}} {
 		t.Run(strings.Join(instances[:], ","), func(t *testing.T) {
 			r := newRig(t)
-			a, b := r.handset("101", firstAddr), r.handset("101", secondAddr)
+			a, b := r.handset("101", r.place(101)), r.handset("101", r.place(105))
 			b.callID = "another"
 			a.instance, b.instance = instances[0], instances[1]
 			a.registers()
@@ -426,20 +437,20 @@ func TestUserOfBeforeIsNobodyElse(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		t.Run(fmt.Sprint("over ", closed), func(t *testing.T) {
 			r := newRig(t)
-			a := r.handset("101", firstAddr).registers()
+			a := r.handset("101", r.place(101)).registers()
 			old := r.pbx
 			if closed {
 				old.Close()
 			}
 			r.newSession()
-			key := "udp:" + firstAddr
+			key := "udp:" + r.place(101)
 			if _, err := r.pbx.OpenPhone(1, key, nil); err != nil {
 				t.Fatal(err)
 			}
 			a.udp.Close()
-			b := r.handset("102", firstAddr)
+			b := r.handset("102", r.place(101))
 			c := phoneCall(t, b.agent, "102", "102")
-			r.pbx.FromTunnel(1, []byte(c.request("REGISTER", "sip:"+testDomain, "Contact: <sip:102@"+firstAddr+">")))
+			r.pbx.FromTunnel(1, []byte(c.request("REGISTER", "sip:"+testDomain, "Contact: <sip:102@"+r.place(101)+">")))
 			m := r.pbxSock.next()
 			r.pbxSock.reply(m, "200 OK", "Contact: "+m.header("Contact")+";expires=600")
 			eventually(t, "registered", func() bool { return len(r.pbx.Phones()) == 1 })

@@ -97,26 +97,6 @@ func TestCutInCall(t *testing.T) {
 	c.closed()
 }
 
-// TestRestart: tunneld dies while phones are registered; when it is back they can be called without having done a thing.
-func TestRestart(t *testing.T) {
-	t.Parallel()
-	tun := newTunnel(t, nil)
-	alice := start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy)))
-	carol := start(t, tun.Desk("carol"), answering(phone("carol", "udp", deskPBX)))
-	before := len(tun.inside.SIP())
-	tun.tunneld.Stop()
-	tun.startDaemon()
-	lab.Eventually(t, redialled+noticed, "the tunnel is up again", func() bool { return tun.options() == 200 })
-	c := dial(t, carol, alice).established().talk(time.Second)
-	carol.Hangup()
-	c.closed()
-	for _, m := range tun.inside.SIP()[before:] {
-		if m.Method == "REGISTER" {
-			t.Errorf("registered again after the restart: %s", m.Header("Contact"))
-		}
-	}
-}
-
 // kill destroys the TCP sockets of the host that the filter of ss(8) names.
 func kill(t *testing.T, host *lab.Host, filter string) {
 	t.Helper()

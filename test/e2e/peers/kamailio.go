@@ -30,6 +30,8 @@ type PBXConfig struct {
 	// Numbers is a user, another PBX that has registered as a phone does, for all numbers that begin with +.
 	Numbers string
 	Hunt    []string // two users: the number 8 rings the first for two seconds, then the second; nil: none
+	// Keeps is a directory where it keeps its registrations over a restart; empty: it forgets them.
+	Keeps string
 	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.
 	Host *lab.Host
 }
@@ -55,6 +57,9 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	t.Helper()
 	lab.Require(t, "kamailio")
 	values := kamailioValues{PBXConfig: config}
+	if config.Keeps != "" {
+		keepRegistrations(t, config.Keeps)
+	}
 	host, addresses := l.PBX, []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()}
 	if config.Host != nil {
 		host, addresses = config.Host, []string{config.Host.Addr.String()}
@@ -94,4 +99,21 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 		return status == 200
 	})
 	return k
+}
+
+// keepRegistrations makes empty tables of Kamailio's in the directory, unless it has some.
+func keepRegistrations(t testing.TB, dir string) {
+	t.Helper()
+	for _, table := range []string{"version", "location"} {
+		if _, err := os.Stat(filepath.Join(dir, table)); err == nil {
+			continue
+		}
+		text, err := os.ReadFile("/usr/share/kamailio/dbtext/kamailio/" + table)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, table), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
