@@ -55,10 +55,21 @@ func (l lookup) targets(ctx context.Context, e config.Endpoint) ([]target, error
 		unsure = err
 	}
 	found, err := l.targetsOf(ctx, e.Host, []*net.SRV{{Target: e.Host, Port: e.WithPort(l.transport.defaultPort()).Port}}, nil)
-	if err == nil {
-		err = unsure
+	if err == nil && unsure != nil {
+		err = &servicesError{unsure}
 	}
 	return found, err
+}
+
+// servicesError comes with the addresses of a name that may have SRV records, which are not known.
+type servicesError struct{ error }
+
+func (e *servicesError) Unwrap() error { return e.error }
+
+// byServices reports whether SRV records have led to one of the targets.
+func (l lookup) byServices(e config.Endpoint, targets []target) bool {
+	plain := e.WithPort(l.transport.defaultPort()).String()
+	return slices.ContainsFunc(targets, func(t target) bool { return t.name != plain })
 }
 
 // targetsOf gives the addresses of all services. Those that have none are left out, unless no other has.

@@ -26,7 +26,7 @@ type pbx struct {
 	domain    string
 	endpoints []config.Endpoint // as configured, in order of preference
 	way       way
-	find      func(ctx context.Context, e config.Endpoint) ([]target, error)
+	lookup    lookup
 	ask       func(ctx context.Context, t target, domain string) (time.Duration, error)
 	reaches   func(netip.AddrPort) bool // from where the phones' ports are
 	left      func(netip.AddrPort)      // called when a target has ceased to answer
@@ -61,7 +61,7 @@ func newPBX(s *settings, p *place, log *zap.Logger) *pbx {
 		domain:    p.domain,
 		endpoints: s.PBX,
 		way:       p.way,
-		find:      p.lookup.targets,
+		lookup:    p.lookup,
 		ask:       p.way.askOptions,
 		reaches:   p.reaches,
 		left:      func(netip.AddrPort) {},
@@ -178,15 +178,17 @@ func (b *pbx) look(found [][]target, now time.Time) {
 	}
 	before := b.view.Load()
 	b.publish(now)
+	unreached := len(usable(b.found, b.reaches)) == 0
+	all := addressesOf(slices.Concat(b.found...))
 	b.mu.Unlock()
 	v := b.view.Load()
-	added := func(of, in *pbxView) (names []string) {
-		for _, t := range of.targets {
-			if !slices.ContainsFunc(in.targets, func(o target) bool { return o.addr == t.addr }) {
-				names = append(names, t.addr.String())
-			}
-		}
-		return names
+	added := func(of, in *pbxView) []string {
+		return addressesOf(slices.DeleteFunc(slices.Clone(of.targets), func(t target) bool {
+			return slices.ContainsFunc(in.targets, func(o target) bool { return o.addr == t.addr })
+		}))
+	}
+	if unreached {
+		b.log.Warn("the PBX is where the phones' ports cannot reach it; restart tunneld", zap.Strings("pbx", all))
 	}
 	came, went := added(v, before), added(before, v)
 	if len(came)+len(went) > 0 {
@@ -198,6 +200,14 @@ func (b *pbx) look(found [][]target, now time.Time) {
 		default:
 		}
 	}
+}
+
+func addressesOf(targets []target) []string {
+	var texts []string
+	for _, t := range targets {
+		texts = append(texts, t.addr.String())
+	}
+	return texts
 }
 
 // inOrderOf sorts targets of the same name as they were before, new ones last: the DNS gives them in any order.

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,8 +16,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
-
-	"github.com/siptunnel/siptunnel/internal/config"
 )
 
 var (
@@ -59,11 +59,7 @@ func newWorld(t *testing.T, flag string, names fakeDNS) *world {
 	w.reaches = func(to netip.AddrPort) bool { return to.Addr().Is4() }
 	w.view.Store(nil) // what this machine reaches does not count
 	w.publish(time.Now())
-	w.find = func(ctx context.Context, e config.Endpoint) ([]target, error) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return lookup{resolver: w.names, transport: "udp"}.targets(ctx, e)
-	}
+	w.lookup.resolver = w
 	w.ask = func(_ context.Context, to target, domain string) (time.Duration, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -100,6 +96,19 @@ func (w *world) butNot(targets ...netip.AddrPort) {
 	for _, to := range targets {
 		w.silent[to] = errors.New("silence")
 	}
+}
+
+// LookupSRV and LookupNetIP make w the resolver.
+func (w *world) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.names.LookupSRV(ctx, service, proto, name)
+}
+
+func (w *world) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.names.LookupNetIP(ctx, network, host)
 }
 
 func (w *world) dns(names fakeDNS) {
@@ -314,6 +323,39 @@ func TestNamesChange(t *testing.T) {
 			t.Errorf("%v did not answer", w.lost)
 		}
 	})
+}
+
+// TestNameWithoutDNS: a name of this machine's own list of hosts is followed where no DNS answers.
+func TestNameWithoutDNS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "pbx.example", fakeDNS{"pbx.example": "192.0.2.1"})
+		w.watched(func() {
+			w.after(0, targetA)
+			w.logged(logAnswers)
+			w.dns(fakeDNS{"_sip._udp.pbx.example": "fail", "pbx.example": "192.0.2.2"})
+			w.after(namesInterval, targetB)
+			w.logged(logNames, logMoved, logAnswers)
+			w.dns(fakeDNS{"pbx.example": "2001:db8::1"})
+			w.after(namesInterval, targetB)
+			w.logged("the PBX is where the phones' ports cannot reach it; restart tunneld")
+		})
+	})
+}
+
+// TestTrust: a target's certificate is for the host that --pbx names, also when the DNS has forgotten it.
+func TestTrust(t *testing.T) {
+	w := newWorld(t, "pbx.example,192.0.2.2", fakeDNS{"_sip._udp.pbx.example": "1 1 5060 a.example.", "a.example": "192.0.2.1"})
+	if w.trust(targetA) != nil {
+		t.Error("over UDP")
+	}
+	w.way.trust = func(host string) *tls.Config { return &tls.Config{ServerName: host} }
+	if a, b := w.trust(targetA).ServerName, w.trust(targetB).ServerName; a != "pbx.example" || b != "192.0.2.2" {
+		t.Errorf("certificates for %s and %s", a, b)
+	}
+	w.look([][]target{{{addr: targetC, host: "pbx.example"}}, nil}, time.Now())
+	if a := w.trust(targetA).ServerName; a != "pbx.example" {
+		t.Errorf("certificate for %s", a)
+	}
 }
 
 // TestOwner tells targets of one address apart where that can be done.

@@ -14,7 +14,7 @@ const (
 	namesInterval   = time.Minute      // between looks at the PBX's names
 	healthInterval  = time.Minute      // between looks at its health where there is one target,
 	standbyInterval = 10 * time.Second // and where there are several
-	suspectInterval = 5 * time.Second  // the least time between two looks at a target
+	suspectInterval = 2 * time.Second  // the least time between two looks at a target
 	answersToReturn = 2                // in a row, after which a target that was left is taken again
 )
 
@@ -55,8 +55,8 @@ func (b *pbx) watchNames(ctx context.Context) {
 		}
 		found := make([][]target, len(b.endpoints))
 		for i, e := range b.endpoints {
-			targets, err := b.find(ctx, e)
-			if err == nil {
+			targets, err := b.lookup.targets(ctx, e)
+			if err == nil || b.plain(i, err) {
 				found[i] = targets
 			} else if ctx.Err() == nil {
 				b.log.Warn("a name of the PBX does not resolve, its last addresses stay", zap.String("pbx", e.Host), zap.Error(err))
@@ -64,6 +64,15 @@ func (b *pbx) watchNames(ctx context.Context) {
 		}
 		b.look(found, time.Now())
 	}
+}
+
+// plain reports whether err is about SRV records that the name of an endpoint did not have before either: it may be in this
+// machine's own list of hosts, and no DNS be there to say so.
+func (b *pbx) plain(endpoint int, err error) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, aboutServices := errors.AsType[*servicesError](err)
+	return aboutServices && !b.lookup.byServices(b.endpoints[endpoint], b.found[endpoint])
 }
 
 func (b *pbx) watchHealth(ctx context.Context) {

@@ -173,6 +173,26 @@ func (c *cluster) checked(want string) {
 	}
 }
 
+// asks has a phone ask for something that is no call, and for which the PBX may have to wait: it gets its answer once the PBX
+// has been found dead.
+func (c *cluster) asks(uri string) {
+	c.t.Helper()
+	host := c.Phone("asks")
+	conn, err := host.ListenUDP(netip.AddrPortFrom(host.Addr, 5060).String())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close()
+	answer, err := peers.Exchange(conn, officeSIP, fmt.Sprintf("OPTIONS %s SIP/2.0\r\nVia: SIP/2.0/UDP %v:5060;branch=z9hG4bK-asks;rport\r\nMax-Forwards: 70\r\n"+
+		"From: <sip:asks@%s>;tag=1\r\nTo: <%s>\r\nCall-ID: asks\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n", uri, host.Addr, domain, uri), soon)
+	if err != nil || answer.Status != 200 {
+		c.t.Fatalf("OPTIONS while a PBX is dead: %v, %v", answer, err)
+	}
+	if daemon, _ := c.statuses(); daemon.Counters["sip.failover.pbx_down"] == 0 {
+		c.t.Errorf("%v", daemon.Counters)
+	}
+}
+
 // TestPBXDiesInCall: a call that is being made when its PBX dies is made by way of the other one, and one that is up keeps its
 // media.
 func TestPBXDiesInCall(t *testing.T) {
@@ -183,6 +203,7 @@ func TestPBXDiesInCall(t *testing.T) {
 	carol := start(t, c.Desk("carol"), answering(phone("carol", "udp", c.machines[1].Addr.String())))
 	call := dial(t, alice, bob).established().talk(time.Second)
 	c.pbxs[0].Stop()
+	c.asks("sip:" + domain)
 	call.talk(2 * time.Second)
 	alice.Hangup() // where to is the cluster's affair
 	alice.Wait(soon, call.marks[0], "CALL_CLOSED")
