@@ -51,6 +51,9 @@ var _ net.PacketConn = (*Phone)(nil)
 // need be. The key, of 1 to 255 bytes, names the phone for ever: the same key
 // gets the same port again, now and after restarts of either end, wherever
 // possible. A key can be open once in a Client.
+//
+// The key "trunk:NAME" opens a trunk, for a PBX rather than a phone: what the PBX
+// sends to its port comes whomever it is for, and needs no registration.
 func (c *Client) Phone(ctx context.Context, key string) (*Phone, error) {
 	return c.RestorePhone(ctx, key, nil)
 }

@@ -138,7 +138,7 @@ func (s *LANSide) SetTrunkAddr(name string, addr netip.Addr) {
 		for f, p := range s.byFlow {
 			// Whoever has the old address now is another, and the trunk was one
 			// while its address was not known.
-			if p == t.phone && f.remote.Addr() != addr || p != t.phone && f.remote.Addr() == addr {
+			if (p == t.phone) != s.sameHost(f.remote.Addr(), addr) {
 				s.leave(f, p)
 			}
 		}
@@ -150,7 +150,7 @@ func (s *LANSide) SetTrunkAddr(name string, addr netip.Addr) {
 func (s *LANSide) trunkAt(from netip.AddrPort) *lanPhone {
 	var found *lanTrunk
 	for _, t := range s.trunks {
-		if t.addr == from.Addr() && (found == nil || found.Port != from.Port() && t.Port == from.Port()) {
+		if s.sameHost(from.Addr(), t.addr) && (found == nil || found.Port != from.Port() && t.Port == from.Port()) {
 			found = t
 		}
 	}
@@ -158,6 +158,13 @@ func (s *LANSide) trunkAt(from netip.AddrPort) *lanPhone {
 		return nil
 	}
 	return found.phone
+}
+
+// sameHost says whether a is b, or both are this machine's: a PBX that runs here too
+// may send from any of its addresses.
+func (s *LANSide) sameHost(a, b netip.Addr) bool {
+	here := func(a netip.Addr) bool { return a.IsLoopback() || s.nearby.own(a) }
+	return a == b || here(b) && here(a)
 }
 
 // isTrunk says whether a is the address of a trunk.

@@ -101,6 +101,7 @@ func TestTrunk(t *testing.T) {
 					r.pbxSock.next()
 				}
 			}
+			r.empty()
 		})
 		t.Run("up "+transport, func(t *testing.T) {
 			r := newRig(t)
@@ -129,32 +130,16 @@ func TestTrunk(t *testing.T) {
 			caller.send(r.proxy, call.request("ACK", "sip:pbx@"+r.pbxSock.addr().String()))
 			r.pbxSock.next()
 			// The other way the request goes where the trunk was configured to be.
-			down := &call2{call, r.pbxSock, at}
-			down.send("BYE", "sip:100@"+at.String())
+			r.pbxSock.send(at, call.reverse(r.pbxSock.addr()).request("BYE", "sip:100@"+at.String()))
 			in := office.next()
 			if string(in.Method()) != "BYE" || string(in.RequestURI()) != "sip:100@"+office.addr().String()+";transport=tcp" {
 				t.Fatalf("the office PBX got:\n%s", in.raw)
 			}
 			office.reply(in, "200 OK")
 			r.pbxSock.next()
-			if calls := r.pbx.Calls(); len(calls) != 0 {
-				t.Errorf("%v", calls)
-			}
+			r.empty()
 		})
 	}
-}
-
-// call2 is a dialog as its callee sees it.
-type call2 struct {
-	*call
-	agent *agent
-	to    netip.AddrPort
-}
-
-func (c *call2) send(method, uri string) {
-	from, to := c.call.to+";tag="+c.toTag, c.call.from+";tag="+c.fromTag
-	c.agent.send(c.to, method+" "+uri+" SIP/2.0\r\nVia: SIP/2.0/UDP "+c.agent.addr().String()+";branch="+newBranch()+";rport\r\n"+
-		"From: "+from+"\r\nTo: "+to+"\r\nCall-ID: "+c.id+"\r\nCSeq: 7 "+method+"\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n")
 }
 
 // TestTrunkOptions: each side's qualify is answered by the other one.
@@ -526,7 +511,7 @@ func TestProxyInOffice(t *testing.T) {
 		if m := r.pbxSock.next(); m.header("Route") != pbx {
 			t.Errorf("the PBX got:\n%s", m.raw)
 		}
-		(&call2{call, r.pbxSock, at}).send("BYE", "sip:alice@"+at.String())
+		r.pbxSock.send(at, call.reverse(r.pbxSock.addr()).request("BYE", "sip:alice@"+at.String()))
 		if m := office.next(); values(m, "Route") != proxies || string(m.RequestURI()) != "sip:alice@192.168.1.9" {
 			t.Errorf("the office's proxy got:\n%s", m.raw)
 		}
@@ -563,6 +548,48 @@ func TestProxyInOffice(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTrunkThatRegisters: its registration is one beside the static route.
+func TestTrunkThatRegisters(t *testing.T) {
+	r := newRig(t)
+	office := newAgent(t, "127.0.0.1:0")
+	r.withTrunks(trunkTo("berlin", office))
+	at := r.trunkPort("berlin")
+	if uri := r.register(office, "main"); uri != "sip:main@"+at.String() {
+		t.Errorf("registered as %s", uri)
+	}
+	for user, want := range map[string]string{"main": "main@" + office.addr().String(), "100": "100@office.example" + portSuffix(int(office.addr().Port()))} {
+		r.pbxSock.send(at, phoneCall(t, r.pbxSock, "carol", user).request("MESSAGE", "sip:"+user+"@"+at.String()))
+		if m := office.next(); string(m.RequestURI()) != "sip:"+want {
+			t.Errorf("the office PBX got:\n%s", m.raw)
+		}
+	}
+}
+
+// TestTrunkOutsideOfTheOffice: its address is served because it is configured.
+func TestTrunkOutsideOfTheOffice(t *testing.T) {
+	r := newRig(t)
+	r.withTrunks(Trunk{Name: "far", Host: "192.0.2.7", Port: 5060, Transport: "UDP", Addr: netip.MustParseAddr("192.0.2.7")})
+	r.lan.nearby.mu.Lock() // whatever networks this machine is in
+	r.lan.nearby.addrs, r.lan.nearby.read = func() ([]net.Addr, error) { return nil, nil }, time.Time{}
+	r.lan.nearby.mu.Unlock()
+	if !r.lan.serves(netip.MustParseAddr("192.0.2.7")) || r.lan.serves(netip.MustParseAddr("192.0.2.8")) {
+		t.Error("the trunk is not served, or its neighbour is")
+	}
+}
+
+// TestTrunkOfThisMachine: a PBX beside tunnelproxy may send from another of the
+// machine's addresses than it is reached at.
+func TestTrunkOfThisMachine(t *testing.T) {
+	r := newRig(t)
+	office, other := newAgent(t, "127.0.0.1:0"), newAgent(t, "127.0.0.3:0")
+	r.withTrunks(trunkTo("here", office))
+	other.send(r.proxy, phoneCall(t, other, "a", "b").request("MESSAGE", "sip:b@"+testDomain))
+	r.pbxSock.next()
+	if r.pbxSock.from != r.trunkPort("here") {
+		t.Errorf("it comes from %v", r.pbxSock.from)
+	}
 }
 
 // TestTrunkEvents: both sides tell of a trunk that comes and goes.
