@@ -26,6 +26,7 @@ import (
 // A matrix is a tunnel with hosts at both ends, each of which plays many phones.
 type matrix struct {
 	*tunnel
+	ipv6         bool // in the office
 	office, desk [2]*station
 	calls        atomic.Int32
 }
@@ -33,13 +34,19 @@ type matrix struct {
 // A station is a host whose link is captured.
 type station struct {
 	*lab.Host
-	proxy netip.AddrPort // where its phones send to
-	wire  *lab.Capture
+	office bool           // it is behind the tunnel
+	proxy  netip.AddrPort // where its phones send to
+	wire   *lab.Capture
 }
 
-func newMatrix(t *testing.T) *matrix {
+// newMatrix has phones of IPv4; with ipv6 those of the office have IPv6 and no IPv4.
+func newMatrix(t *testing.T, ipv6 bool) *matrix {
 	t.Helper()
-	tun := prepareTunnel(t, lab.New(t))
+	l := lab.New(t)
+	if ipv6 {
+		l.UseIPv6()
+	}
+	tun := prepareTunnel(t, l)
 	peers.StartKamailio(t, tun.Lab, peers.PBXConfig{Domain: domain, Users: users, Open: true})
 	tun.inside = tun.PBX.Capture("lo", insideFilter)
 	tun.watchWAN()
@@ -47,9 +54,13 @@ func newMatrix(t *testing.T) *matrix {
 	tun.join()
 	tun.startProxy()
 	tun.waitUp()
-	m := &matrix{tunnel: tun}
+	m := &matrix{tunnel: tun, ipv6: ipv6}
 	for i, name := range []string{"one", "two"} {
-		m.office[i] = &station{Host: tun.Phone("office" + name), proxy: officeSIP}
+		if ipv6 {
+			m.office[i] = &station{Host: tun.Phone6("office" + name), proxy: officeSIP6, office: true}
+		} else {
+			m.office[i] = &station{Host: tun.Phone("office" + name), proxy: officeSIP, office: true}
+		}
 		m.desk[i] = &station{Host: tun.Desk("desk" + name), proxy: netip.AddrPortFrom(lab.PBXDeskAddr, 5060)}
 		for _, s := range []*station{m.office[i], m.desk[i]} {
 			s.wire = s.Capture("eth0", "")
@@ -57,9 +68,6 @@ func newMatrix(t *testing.T) *matrix {
 	}
 	return m
 }
-
-// inOffice tells whether the station is behind the tunnel.
-func (s *station) inOffice() bool { return s.proxy == officeSIP }
 
 // A way is between whom a call is, as seen from the office.
 type way string

@@ -18,7 +18,17 @@ type scene struct {
 // TestMatrix: every scene in every direction.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
-	m := newMatrix(t)
+	matrixOfCalls(t, newMatrix(t, false))
+}
+
+// TestMatrixWithIPv6: the same with IPv6 in the office, beside a PBX and phones there that have IPv4.
+func TestMatrixWithIPv6(t *testing.T) {
+	t.Parallel()
+	matrixOfCalls(t, newMatrix(t, true))
+}
+
+func matrixOfCalls(t *testing.T, m *matrix) {
+	t.Helper()
 	before := m.baseline()
 	t.Run("calls", func(t *testing.T) {
 		for _, s := range scenes {

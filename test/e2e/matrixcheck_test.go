@@ -30,10 +30,10 @@ func (d *dialogue) transparent(from, to *party) {
 	_, received := to.messages()
 	var want, have []string
 	for _, m := range endToEnd(sent) {
-		want = append(want, carried(m))
+		want = append(want, d.carried(m))
 	}
 	for _, m := range endToEnd(received) {
-		have = append(have, carried(m))
+		have = append(have, d.carried(m))
 	}
 	for _, text := range want {
 		if at := slices.Index(have, text); at >= 0 {
@@ -62,10 +62,10 @@ func endToEnd(messages []*pcap.Message) []*pcap.Message {
 }
 
 // ownContact is what is written anew of a Contact of the office's phones.
-var ownContact = regexp.MustCompile(`@[0-9.]+:\d+(;transport=\w+)?>`)
+var ownContact = regexp.MustCompile(`@([0-9.]+|\[[0-9a-f:]+\]):\d+(;transport=\w+)?>`)
 
 // carried is what of the message has to arrive.
-func carried(m *pcap.Message) string {
+func (d *dialogue) carried(m *pcap.Message) string {
 	head, body, _ := strings.Cut(string(m.Payload), "\r\n\r\n")
 	lines := strings.Split(head, "\r\n")
 	if m.Method != "" {
@@ -81,10 +81,15 @@ func carried(m *pcap.Message) string {
 		}
 	}
 	if strings.EqualFold(m.Header("Content-Type"), "application/sdp") {
-		body = carriedSDP(body)
+		if body = carriedSDP(body); d.ipv6 {
+			body = origin.ReplaceAllString(body, "")
+		}
 	}
 	return strings.Join(lines, "\n") + "\n\n" + body
 }
+
+// origin is what of an o= line is written anew on the way between different IP families.
+var origin = regexp.MustCompile(`(?m) IP[46] [0-9a-f.:]+$`)
 
 // carriedSDP is the description without addresses and ports of media. Those that say something else stay: hold as 0.0.0.0, and
 // the port 0 of what is refused.
@@ -113,7 +118,7 @@ func mediaOf(m *pcap.Message) (lines []described) {
 	var session netip.Addr
 	for line := range strings.SplitSeq(string(m.Body), "\r\n") {
 		switch {
-		case strings.HasPrefix(line, "c=IN IP4 "):
+		case strings.HasPrefix(line, "c=IN IP"):
 			addr, _ := netip.ParseAddr(line[len("c=IN IP4 "):])
 			if len(lines) == 0 {
 				session = addr
@@ -132,8 +137,8 @@ func mediaOf(m *pcap.Message) (lines []described) {
 func (p *party) relaysNamed(received []*pcap.Message) {
 	p.d.t.Helper()
 	host := lab.PBXAddr
-	if p.inOffice() {
-		host = lab.ProxyAddr
+	if p.office {
+		host = p.proxy.Addr()
 	}
 	var first []described
 	for _, m := range received {

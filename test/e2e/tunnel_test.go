@@ -27,6 +27,9 @@ const officeProxy = "192.168.77.10"
 // officeSIP is where it takes SIP.
 var officeSIP = netip.AddrPortFrom(lab.ProxyAddr, 5060)
 
+// officeSIP6 is the same over IPv6.
+var officeSIP6 = netip.AddrPortFrom(lab.ProxyAddr6, 5060)
+
 // insideFilter is for captures of the SIP between tunneld and Kamailio on loopback.
 const insideFilter = "udp port 5060"
 

@@ -73,18 +73,22 @@ func StartPlayer(t testing.TB, host *lab.Host, part Part) *Player {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.steps.Close() })
-	s.Process = host.Start(name, append([]string{"env", "--chdir=" + dir, "TERM=dumb"}, s.command(host.Addr.String())...)...)
+	s.Process = host.Start(name, append([]string{"env", "--chdir=" + dir, "TERM=dumb"}, s.command(host.Addr)...)...)
 	if part.Role != Caller {
-		lab.Eventually(t, 10*time.Second, name+" waits for calls", func() bool { return host.Listens("udp", part.Port) })
+		lab.Eventually(t, 10*time.Second, name+" waits for calls", func() bool { return host.Listens("udp", part.Port) || host.Listens("udp6", part.Port) })
 	}
 	return s
 }
 
-func (s *Player) command(addr string) []string {
+func (s *Player) command(at netip.Addr) []string {
+	addr, family := at.String(), "IP4 "
+	if at.Is6() {
+		family = "IP6 "
+	}
 	args := []string{"sipp", "-sf", "scenario.xml", "-i", addr, "-mi", addr, "-p", strconv.Itoa(int(s.Port)), "-nostdin",
 		"-m", "1", "-t", map[string]string{"udp": "u1", "tcp": "t1"}[s.Transport], "-cid_str", s.CallID,
 		"-trace_err", "-error_file", "errors.log", "-trace_msg", "-message_file", "messages.log",
-		"-key", "user", s.User, "-key", "number", s.Number, "-key", "domain", s.Domain}
+		"-key", "user", s.User, "-key", "number", s.Number, "-key", "domain", s.Domain, "-key", "address", family + addr}
 	for i, port := range s.Media {
 		args = append(args, "-key", fmt.Sprintf("media%d", i), strconv.Itoa(int(port)),
 			"-key", fmt.Sprintf("rtcp%d", i), strconv.Itoa(int(port)+1))

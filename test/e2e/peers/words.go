@@ -177,7 +177,7 @@ func (p *Part) empty() string { return "Content-Length: 0\n\n" }
 func (p *Part) sdp() string   { return "Content-Type: application/sdp\nContent-Length: [len]\n\n" }
 
 func (p *Part) session(n int) string {
-	return fmt.Sprintf("v=0\no=- [pid] %d IN IP4 [local_ip]\ns=a call\nc=IN IP4 [media_ip]\nt=0 0\n", n)
+	return fmt.Sprintf("v=0\no=- [pid] %d IN [address]\ns=a call\nc=IN [address]\nt=0 0\n", n)
 }
 
 func (p *Part) audio(n int) string {
