@@ -11,7 +11,6 @@ import (
 	"errors"
 	"io/fs"
 	"math/big"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -63,12 +62,15 @@ func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 		return nil, err
 	}
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	template.IPAddresses = []net.IP{at.AsSlice()}
-	if a.lan.IsValid() && a.lan != at {
-		template.IPAddresses = append(template.IPAddresses, a.lan.AsSlice())
-	}
 	if host, err := os.Hostname(); err == nil {
 		template.DNSNames = []string{host}
+	}
+	for _, addr := range []netip.Addr{at, a.lan} {
+		if addr.IsValid() {
+			template.IPAddresses = append(template.IPAddresses, addr.AsSlice())
+			// Mbed TLS before 3.6, which small phones and linphone are built on, looks for addresses among the names.
+			template.DNSNames = append(template.DNSNames, addr.String())
+		}
 	}
 	// The authority's own key: it lies beside the one of a certificate in any case.
 	der, err := x509.CreateCertificate(rand.Reader, template, a.Leaf, a.PrivateKey.(crypto.Signer).Public(), a.PrivateKey)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -63,6 +64,8 @@ func TestOwnCertificate(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("a phone that asks %s for %s: %v", at, host, err)
+		} else if !slices.Contains(leaf.DNSNames, host) {
+			t.Errorf("a phone that compares names alone finds %q, not %s", leaf.DNSNames, host)
 		}
 	}
 	trusts(cfg, "192.0.2.1:5061", "192.0.2.1")
