@@ -21,7 +21,7 @@ type branch struct {
 }
 
 // startBranch adds the second office, with a credential of its own, and has its link to the WAN inspected when the test is over.
-func (tun *tunnel) startBranch() *branch {
+func (tun *tunnel) startBranch(flags ...string) *branch {
 	tun.t.Helper()
 	b := &branch{Branch: tun.Branch()}
 	wan := tun.WAN.Capture(lab.BranchWANLink, "")
@@ -35,7 +35,8 @@ func (tun *tunnel) startBranch() *branch {
 	if out, err := b.Office.Run(append([]string{program, "join", strings.TrimSpace(link)}, state...)...); err != nil {
 		tun.t.Fatalf("tunnelproxy join: %v: %s", err, out)
 	}
-	b.proxy = tun.endsWell(b.Office.Start("tunnelproxy", append([]string{program, "serve", "--log-level", "debug"}, state...)...))
+	args := append([]string{program, "serve", "--log-level", "debug"}, state...)
+	b.proxy = tun.endsWell(b.Office.Start("tunnelproxy", append(args, flags...)...))
 	lab.Eventually(tun.t, soon, "OPTIONS of the second office go through the tunnel", func() bool {
 		if !b.proxy.Running() {
 			tun.t.Fatal("tunnelproxy of the second office has ended")

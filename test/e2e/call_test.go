@@ -88,8 +88,8 @@ func (c *call) closed() {
 func (c *call) talk(length time.Duration) *call {
 	c.t.Helper()
 	hear(c.t, length,
-		listener{c.caller, c.heard[0], tones[c.callee.User]},
-		listener{c.callee, c.heard[1], tones[c.caller.User]})
+		listener{c.caller, c.heard[0], c.callee.Tone},
+		listener{c.callee, c.heard[1], c.caller.Tone})
 	return c
 }
 

@@ -1,7 +1,7 @@
-// Package e2e proves tunnelproxy and tunneld against peers that this project did not write: Kamailio as the PBX, baresip as the
-// phones, SIPp where a test needs a peer that does exactly what it is told. Where it matters what each byte becomes, phones and
-// servers around Kamailio are scripts of the test (peers.Script). Everything runs in network namespaces (package lab) laid out
-// like this:
+// Package e2e proves tunnelproxy and tunneld against peers that this project did not write: Kamailio as the PBX, baresip and
+// linphone as the phones, SIPp where a test needs a peer that does exactly what it is told. Where it matters what each byte
+// becomes, phones and servers around Kamailio are scripts of the test (peers.Script). Everything runs in network namespaces
+// (package lab) laid out like this:
 //
 //	phones: baresip, SIPp; a namespace each    tunnelproxy
 //	192.168.77.101 and up                      192.168.77.10   "office"

@@ -29,7 +29,7 @@ type PhoneConfig struct {
 	User, Password string
 	Domain         string  // of the user
 	Outbound       string  // outbound proxy as a SIP URI, e.g. "sip:192.168.77.10;transport=tcp"
-	Transport      string  // "udp" or "tcp"
+	Transport      string  // "udp", "tcp" or "tls", whose certificates this baresip does not verify
 	Tone           float64 // Hz, what it says in every call
 	AutoAnswer     bool    // else it rings until told to answer
 	// Expires is how long a registration is asked for, in seconds; 3600 where it is 0, so that none is refreshed in a test.

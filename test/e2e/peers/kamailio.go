@@ -32,6 +32,8 @@ type PBXConfig struct {
 	Hunt    []string // two users: the number 8 rings the first for two seconds, then the second; nil: none
 	// Keeps is a directory where it keeps its registrations over a restart; empty: it forgets them.
 	Keeps string
+	// Certificate and Key are files in PEM: it takes SIP over TLS too, on port 5061; empty: it does not.
+	Certificate, Key string
 	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.
 	Host *lab.Host
 }
@@ -66,6 +68,9 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	}
 	for _, addr := range addresses {
 		values.Listen = append(values.Listen, "udp:"+addr+":5060", "tcp:"+addr+":5060")
+		if config.Certificate != "" {
+			values.Listen = append(values.Listen, "tls:"+addr+":5061")
+		}
 	}
 	if l.HasIPv6() {
 		for _, addr := range []string{"[::1]", "[" + lab.PBXAddr6.String() + "]", "[" + lab.PBXDeskAddr6.String() + "]"} {
