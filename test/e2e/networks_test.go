@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +20,16 @@ import (
 // newTunnel6 starts the chain with addresses of IPv6 beside those of IPv4, and flags for tunneld.
 func newTunnel6(t *testing.T, flags ...string) *tunnel {
 	t.Helper()
+	return newTunnel6With(t, peers.PBXConfig{Domain: domain, Users: users}, flags...)
+}
+
+// newTunnel6With is newTunnel6 with another PBX.
+func newTunnel6With(t *testing.T, pbx peers.PBXConfig, flags ...string) *tunnel {
+	t.Helper()
 	l := lab.New(t)
 	l.UseIPv6()
 	tun := prepareTunnel(t, l)
-	peers.StartKamailio(t, l, peers.PBXConfig{Domain: domain, Users: users})
+	peers.StartKamailio(t, l, pbx)
 	tun.inside = tun.PBX.Capture("lo", insideFilter)
 	tun.watchWAN()
 	tun.startDaemon(flags...)
@@ -142,28 +150,83 @@ func TestPBXWithIPv6(t *testing.T) {
 	}
 }
 
-// TestLinkLocalPhone: a phone that has nothing but a link-local address reaches the PBX. No zone is in what it is told.
+// TestLinkLocalPhone: a phone that has nothing but a link-local address calls a phone beside the PBX, with media both ways. No
+// zone is in what it is told.
 func TestLinkLocalPhone(t *testing.T) {
 	t.Parallel()
-	tun := newTunnel6(t)
+	tun := newTunnel6With(t, peers.PBXConfig{Domain: domain, Users: users, Open: true})
+	carol := start(t, tun.Desk("carol"), answering(phone("carol", "udp", deskPBX)))
 	host := tun.Phone6("alice")
 	here := host.LinkLocal()
 	there := tun.Office.LinkLocal().WithZone(here.Zone())
-	conn, err := host.ListenUDP(netip.AddrPortFrom(here, 5060).String())
+	sip := listen(t, host, netip.AddrPortFrom(here, 5060))
+	rtp := listen(t, host, netip.AddrPortFrom(here, 7000))
+	send := func(message string) {
+		t.Helper()
+		if _, err := sip.WriteTo([]byte(message), net.UDPAddrFromAddrPort(netip.AddrPortFrom(there, 5060))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := here.WithZone("").String()
+	sdp := fmt.Sprintf("v=0\r\no=- 1 1 IN IP6 %[1]s\r\ns=-\r\nc=IN IP6 %[1]s\r\nt=0 0\r\nm=audio 7000 RTP/AVP 0\r\n", told)
+	send(fmt.Sprintf("INVITE sip:carol@%[1]s SIP/2.0\r\nVia: SIP/2.0/UDP [%[2]s]:5060;branch=z9hG4bK-1\r\nMax-Forwards: 70\r\n"+
+		"From: <sip:alice@%[1]s>;tag=1\r\nTo: <sip:carol@%[1]s>\r\nCall-ID: 1@[%[2]s]\r\nCSeq: 1 INVITE\r\nContact: <sip:alice@[%[2]s]:5060>\r\n"+
+		"Content-Type: application/sdp\r\nContent-Length: %[3]d\r\n\r\n%[4]s", domain, told, len(sdp), sdp))
+	ok := final(t, sip)
+	media := regexp.MustCompile(`c=IN IP6 (\S+)\r\n(?s:.*)m=audio (\d+) `).FindStringSubmatch(string(ok.Payload))
+	if ok.Status != 200 || media == nil || media[1] != there.WithZone("").String() || strings.Contains(string(ok.Payload), "%") {
+		t.Fatalf("the phone is told:\n%s", ok.Payload)
+	}
+	send(ackOf(ok, bracketed(here.WithZone(""))+":5060"))
+	carol.Wait(soon, 0, "CALL_ESTABLISHED")
+
+	port, _ := strconv.Atoi(media[2])
+	buffer := make([]byte, 2000)
+	lab.Eventually(t, soon, "RTP comes for RTP", func() bool {
+		_, _ = rtp.WriteTo(append([]byte{0x80, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4}, make([]byte, 160)...),
+			net.UDPAddrFromAddrPort(netip.AddrPortFrom(there, uint16(port))))
+		_ = rtp.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		n, _, err := rtp.ReadFrom(buffer)
+		return err == nil && n == 172
+	})
+	if heard := carol.Heard(); len(heard) == 0 {
+		t.Error("carol has heard nothing")
+	}
+}
+
+func listen(t *testing.T, host *lab.Host, at netip.AddrPort) net.PacketConn {
+	t.Helper()
+	conn, err := host.ListenUDP(at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	told := here.WithZone("").String()
-	invite := fmt.Sprintf("INVITE sip:carol@%[1]s SIP/2.0\r\nVia: SIP/2.0/UDP [%[2]s]:5060;branch=z9hG4bK-1\r\nMax-Forwards: 70\r\n"+
-		"From: <sip:alice@%[1]s>;tag=1\r\nTo: <sip:carol@%[1]s>\r\nCall-ID: 1@[%[2]s]\r\nCSeq: 1 INVITE\r\nContact: <sip:alice@[%[2]s]:5060>\r\n"+
-		"Content-Length: 0\r\n\r\n", domain, told)
-	var answer *pcap.Message
-	lab.Eventually(t, soon, "the PBX challenges the phone", func() bool {
-		answer, err = peers.Exchange(conn, netip.AddrPortFrom(there, 5060), invite, time.Second)
-		return err == nil && answer.Status == 407
-	})
-	if strings.Contains(string(answer.Payload), "%") {
-		t.Errorf("a zone in:\n%s", answer.Payload)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// final waits for the next final response.
+func final(t *testing.T, sip net.PacketConn) *pcap.Message {
+	t.Helper()
+	_ = sip.SetReadDeadline(time.Now().Add(soon))
+	for {
+		buffer := make([]byte, 65535)
+		n, _, err := sip.ReadFrom(buffer)
+		if err != nil {
+			t.Fatalf("the phone waits in vain: %v", err)
+		}
+		if m, ok := (&pcap.Packet{Protocol: pcap.UDP, Payload: buffer[:n]}).SIP(); ok && m.Status >= 200 {
+			return m
+		}
 	}
+}
+
+// ackOf is the ACK of a 2xx, from a phone that is at that address and port.
+func ackOf(ok *pcap.Message, at string) string {
+	var routes string // RFC 3261 section 12.1.2: in reverse order
+	for _, route := range regexp.MustCompile(`(?m)^Record-Route: ([^\r]+)\r$`).FindAllStringSubmatch(string(ok.Payload), -1) {
+		routes = "Route: " + route[1] + "\r\n" + routes
+	}
+	target := strings.Trim(regexp.MustCompile(`<[^>]+>`).FindString(ok.Header("Contact")), "<>")
+	return fmt.Sprintf("ACK %s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=z9hG4bK-ack\r\n%sMax-Forwards: 70\r\nFrom: %s\r\nTo: %s\r\n"+
+		"Call-ID: %s\r\nCSeq: 1 ACK\r\nContent-Length: 0\r\n\r\n", target, at, routes, ok.Header("From"), ok.Header("To"), ok.Header("Call-ID"))
 }
