@@ -313,8 +313,8 @@ func (p *lanPhone) linkLost(f *flow, connected bool) {
 		case c.peer != hop(f):
 		case connected && c.status != 0:
 			p.moveClient(c) // its answer comes on a connection of the trunk's
-		case connected && !c.resent && p.moveClient(c):
-			c.resent = true
+		case connected && c.resent == 0 && p.moveClient(c):
+			c.resent++
 			c.peer.send(c.request)
 		case c.status == 0:
 			p.side.counters.Counter(trunkAway.counter).Inc()

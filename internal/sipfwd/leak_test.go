@@ -59,7 +59,7 @@ func (r *rig) expire() {
 			}
 		}
 		for _, c := range e.clients {
-			if c.status >= 200 {
+			if c.status >= 200 || c.left || c.key.method == "CANCEL" {
 				e.dropClient(c)
 			}
 		}

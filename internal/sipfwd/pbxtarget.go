@@ -15,6 +15,9 @@ const (
 	// made of another one is: a PBX answers an INVITE 100 at once, and a REGISTER
 	// itself.
 	silentAfter = 8 * t1
+	// maxResent is how often an INVITE that rings is sent again as its connection
+	// ends.
+	maxResent = 5
 )
 
 // PBX says where the PBX is: at one target or at several, which stand in for each
@@ -35,13 +38,18 @@ type PBX interface {
 }
 
 // PBXDown says that target has ceased to answer. What it has not taken up goes to
-// another one now rather than when its time is over.
+// another one now rather than when its time is over, or is answered when it has
+// been to all of them. A PBX of one target may answer all but what asks for its
+// health.
 func (s *PBXSide) PBXDown(target netip.AddrPort) {
 	for _, p := range s.allPhones() {
 		p.mu.Lock()
 		for _, c := range slices.Collect(maps.Values(p.edge.clients)) {
-			if targetOf(c.peer) == target && c.status <= 100 {
-				p.elsewhere(c, "sip.failover.pbx_down")
+			switch {
+			case targetOf(c.peer) != target || c.status > 100 || c.left:
+			case p.elsewhere(c, "sip.failover.pbx_down"):
+			case len(c.tried) > 0: // it has been everywhere
+				p.unreachable(c)
 			}
 		}
 		p.mu.Unlock()
@@ -113,6 +121,13 @@ func (p *pbxPhone) elsewhere(c *clientTx, why string) bool {
 	return true
 }
 
+// unreachable answers c for a PBX that cannot be had at any target.
+func (p *pbxPhone) unreachable(c *clientTx) {
+	p.count(pbxUnreachable.counter)
+	p.edge.leave(c)
+	answerInstead(c, pbxUnreachable, p.toTunnel, p.legs)
+}
+
 // linkLost says that the connection st to target has ended, or, unless it was
 // connected, could not be had. What the PBX has not answered is sent once more
 // on a new connection: it may have closed the old one, idle, just then, or have
@@ -126,15 +141,13 @@ func (p *pbxPhone) linkLost(st *stream, target netip.AddrPort, connected bool) {
 	for _, c := range slices.Collect(maps.Values(p.edge.clients)) {
 		switch h, mine := c.peer.(linkHop); {
 		case !mine || h.addr != target || c.status >= 200 || c.left:
-		case connected && c.status != 0 && (!c.invite || c.resent):
-		case connected && !c.resent:
-			c.resent = true
+		case connected && c.status != 0 && (!c.invite || c.resent >= maxResent):
+		case connected && (c.status != 0 || c.resent == 0):
+			c.resent++
 			c.peer.send(c.request)
 		case p.elsewhere(c, "sip.failover.pbx_unreachable"):
 		default:
-			p.count(pbxUnreachable.counter)
-			p.edge.dropClient(c)
-			answerInstead(c, pbxUnreachable, p.toTunnel, p.legs)
+			p.unreachable(c)
 		}
 	}
 	for _, c := range p.edge.clients {
@@ -176,7 +189,7 @@ func (e *edge) retarget(c *clientTx, peer hop) bool {
 	// Our Via is the first, and only it has the branch.
 	c.request = bytes.Replace(c.request, []byte(c.key.branch), []byte(branch), 1)
 	c.key.branch, c.peer = branch, peer
-	c.status, c.interval, c.resent = 0, t1, false
+	c.status, c.interval, c.resent = 0, t1, 0
 	e.sendClient(c)
 	return true
 }

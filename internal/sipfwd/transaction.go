@@ -148,7 +148,7 @@ type clientTx struct {
 	patience slot
 
 	status    int
-	resent    bool // on another connection than the first
+	resent    int // times, on another connection than the first
 	cancelled bool
 	cancel    []byte // waits for the first provisional response, RFC 3261 section 9.1
 	interval  time.Duration

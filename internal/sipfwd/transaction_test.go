@@ -256,3 +256,68 @@ func TestEach2xxWaitsForItsACK(t *testing.T) {
 		})
 	})
 }
+
+// TestRetarget: a request that has left its peer keeps nobody waiting there, and leaves nothing behind.
+func TestRetarget(t *testing.T) {
+	for _, tt := range []struct {
+		name, method string
+		old          string // the response of the peer that was left, after 5 s
+		oldSaw       string
+	}{
+		{"INVITE", "INVITE", "", "INVITE@0s INVITE@500ms INVITE@1.5s INVITE@3.5s"},
+		{"INVITE that rings late", "INVITE", "180 Ringing", "INVITE@0s INVITE@500ms INVITE@1.5s INVITE@3.5s CANCEL@5s"},
+		{"INVITE that is refused late", "INVITE", "486 Busy", "INVITE@0s INVITE@500ms INVITE@1.5s INVITE@3.5s ACK@5s"},
+		{"other", "MESSAGE", "200 OK", "MESSAGE@0s MESSAGE@500ms MESSAGE@1.5s MESSAGE@3.5s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEdgeTest(false)
+				next := &sink{start: time.Now()}
+				up := txKey{branch: "up", method: tt.method}
+				var c *clientTx
+				e.do(func() {
+					c = e.edge.newClient(testBranch, tt.method, up, []byte(testRequest(tt.method, testBranch)), e.sink)
+				})
+				time.Sleep(4 * time.Second)
+				e.do(func() {
+					if !e.edge.retarget(c, next) {
+						t.Error("there is no room")
+					}
+					if c.key.branch == testBranch || !strings.Contains(string(c.request), c.key.branch) || strings.Contains(string(c.request), testBranch+"\r") {
+						t.Errorf("branch %s in\n%s", c.key.branch, c.request)
+					}
+				})
+				time.Sleep(time.Second)
+				e.do(func() {
+					if tt.old == "" {
+						return
+					}
+					m := parsed(t, testResponse(tt.old, tt.method, testBranch))
+					if left := e.edge.findClient(m); left != nil && e.edge.response(left, m) {
+						t.Error("the phone gets the answer of the peer that was left")
+					}
+				})
+				time.Sleep(time.Second)
+				e.do(func() {
+					m := parsed(t, testResponse("200 OK", tt.method, c.key.branch))
+					if found := e.edge.findClient(m); found != c || !e.edge.response(c, m) {
+						t.Error("the phone does not get the answer")
+					}
+				})
+				time.Sleep(2 * txTimeout)
+				e.do(func() {
+					saw, _, _ := strings.Cut(e.sink.String(), " CANCEL@5.5s") // and so on
+					if saw != tt.oldSaw {
+						t.Errorf("the peer that was left saw %s, want %s", saw, tt.oldSaw)
+					}
+					if want := fmt.Sprintf("%[1]s@4s %[1]s@4.5s %[1]s@5.5s", tt.method); next.String() != want {
+						t.Errorf("the next one saw %s, want %s", next, want)
+					}
+					if len(e.edge.clients) > 0 || e.edge.budget.used.Load() != 0 {
+						t.Errorf("%d transactions, %d bytes", len(e.edge.clients), e.edge.budget.used.Load())
+					}
+				})
+			})
+		})
+	}
+}
