@@ -14,13 +14,20 @@ import (
 // from that: a phone takes SIP only from where it has sent its own.
 type lanSocket struct {
 	conn  *net.UDPConn
+	out   datagrams      // conn
 	bound netip.AddrPort // the address is unspecified in a wildcard
 	both  bool           // a wildcard of IPv6 takes IPv4 too
 	oob   []byte         // of one datagram that is read
 }
 
+// datagrams is how a *net.UDPConn sends.
+type datagrams interface {
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	WriteMsgUDPAddrPort(b, control []byte, to netip.AddrPort) (n, oobn int, err error)
+}
+
 func newLANSocket(conn *net.UDPConn) (*lanSocket, error) {
-	k := &lanSocket{conn: conn, bound: addrPort(conn.LocalAddr())}
+	k := &lanSocket{conn: conn, out: conn, bound: addrPort(conn.LocalAddr())}
 	if !k.wildcard() {
 		return k, nil
 	}
@@ -62,11 +69,11 @@ func (k *lanSocket) sendFrom(at netip.Addr) []byte {
 // lost is no reason to be silent: the system's choice may do.
 func (k *lanSocket) send(b []byte, to netip.AddrPort, control []byte) error {
 	if len(control) > 0 {
-		if _, _, err := k.conn.WriteMsgUDPAddrPort(b, control, to); err == nil {
+		if _, _, err := k.out.WriteMsgUDPAddrPort(b, control, to); err == nil {
 			return nil
 		}
 	}
-	_, err := k.conn.WriteToUDPAddrPort(b, to)
+	_, err := k.out.WriteToUDPAddrPort(b, to)
 	return err
 }
 

@@ -69,7 +69,7 @@ func (h pbxHop) send(msg []byte) {
 		h.port.count("sip.dropped.too_large_for_udp")
 		return
 	}
-	if _, err := h.port.socks.udp.WriteToUDPAddrPort(msg, h.addr); err != nil {
+	if _, err := h.port.out.WriteToUDPAddrPort(msg, h.addr); err != nil {
 		h.port.count("sip.dropped.send_failed")
 	}
 }

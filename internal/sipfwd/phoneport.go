@@ -23,6 +23,7 @@ type phonePort struct {
 	ports *PhonePorts
 	id    phoneID
 	socks sockets
+	out   datagrams // socks.udp
 	addr  netip.AddrPort
 
 	mu    sync.Mutex
@@ -47,7 +48,7 @@ type source struct {
 
 func newPhonePort(p *PhonePorts, id phoneID, socks sockets) *phonePort {
 	port := &phonePort{
-		ports: p, id: id, socks: socks, addr: addrPort(socks.udp.LocalAddr()),
+		ports: p, id: id, socks: socks, out: socks.udp, addr: addrPort(socks.udp.LocalAddr()),
 		streams: make(map[*stream]struct{}), links: make(map[netip.AddrPort]*stream),
 	}
 	p.wg.Go(port.read)
