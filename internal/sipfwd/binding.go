@@ -359,8 +359,10 @@ func lineOf(u sipmsg.URI) int {
 // the binding, else that of the port's only binding with the user that was
 // asked for.
 func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
-	if l != nil && l.contact != nil && m.ToTag() != nil {
-		return l.contact, true
+	if l != nil && m.ToTag() != nil {
+		if b := l.dialogOf(m, down); b.contact != nil {
+			return b.contact, true
+		}
 	}
 	u, ok := sipmsg.ParseURI(m.RequestURI())
 	if b := p.bindingFor(string(u.User), lineOf(u)); ok && b != nil {

@@ -64,9 +64,10 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 				refuse(488, noMediaPort.reason)
 				return
 			}
-			answer := string(m.Method()) == "PRACK" && l.delayed
+			b := l.dialogOf(m, down)
+			answer := string(m.Method()) == "PRACK" && b.delayed
 			offer = !answer
-			p.sdpDown(l, m, answer)
+			p.sdpDown(l, b, m, answer)
 		}
 	}
 	if recordsRoute(m) {
@@ -87,10 +88,10 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 }
 
 // sdpDown writes our LAN ports into m, which comes from the PBX.
-func (p *lanPhone) sdpDown(l *leg, m *sipmsg.Message, answer bool) {
+func (p *lanPhone) sdpDown(l *leg, b *dialog, m *sipmsg.Message, answer bool) {
 	l.noteHold(&p.sdp.Description, down)
 	if answer {
-		l.delayed = false
+		b.delayed = false
 		l.answered()
 	}
 	l.pbxSDP(&p.sdp.Description, answer)
@@ -138,7 +139,7 @@ func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
 		return
 	}
 	if has && p.ensurePorts(l, f, down) {
-		p.sdpDown(l, m, true)
+		p.sdpDown(l, l.dialogOf(m, down), m, true)
 	}
 	if !oneHopLess(m) {
 		p.side.counters.Counter(tooManyHops.counter).Inc()
@@ -195,8 +196,10 @@ func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, statu
 		return
 	}
 	if has, no := p.sdp.find(m); no == nil && has && p.ensurePorts(l, s.peer.(*flow), down) {
-		p.sdpDown(l, m, s.offer)
-		l.delayed = l.delayed || !s.offer
+		b := l.dialogOf(m, up)
+		l.enter(b)
+		p.sdpDown(l, b, m, s.offer)
+		b.delayed = b.delayed || !s.offer
 	}
 }
 

@@ -99,7 +99,7 @@ func newLANPhone(s *LANSide, key string, source netip.Addr) *lanPhone {
 		bindings: make(map[string]*lanBinding), lastUsed: time.Now(),
 	}
 	p.edge = newEdge(&p.mu, s.counters, &s.budget, p.timedOut)
-	p.legs = newLegTable(p.edge, s.cfg.Events, p.hangUp)
+	p.legs = newLegTable(p.edge, up, s.cfg.Events, p.hangUp)
 	return p
 }
 

@@ -18,7 +18,7 @@ import (
 // may create a dialog, records.
 func (l *leg) noteProxies(m *sipmsg.Message) {
 	if m.ToTag() == nil && viaProxies(m) {
-		l.routes = recordRoutes(m, false)
+		l.first.routes = recordRoutes(m, false)
 	}
 }
 
@@ -34,9 +34,9 @@ func viaProxies(m *sipmsg.Message) bool {
 
 // noteProxiesIn keeps the route toward the phone that m, a response of the phone to
 // a request on f, records: the entries above our own.
-func (p *lanPhone) noteProxiesIn(l *leg, f *flow, m *sipmsg.Message) {
+func (p *lanPhone) noteProxiesIn(l *leg, b *dialog, f *flow, m *sipmsg.Message) {
 	status := m.StatusCode()
-	if status <= 100 || status >= 300 || m.ToTag() == nil || l.key.initiator != down || status < 200 && l.routes != nil {
+	if status <= 100 || status >= 300 || m.ToTag() == nil || l.key.initiator != down || status < 200 && b.routes != nil {
 		return
 	}
 	var routes []string
@@ -44,7 +44,7 @@ func (p *lanPhone) noteProxiesIn(l *leg, f *flow, m *sipmsg.Message) {
 	for it := m.Values(sipmsg.RecordRoute); it.Next() && length <= maxLegHeaders; {
 		if a := it.Addr(); p.addressedToUs(f, a.URI) {
 			slices.Reverse(routes)
-			l.routes = routes
+			b.routes = routes
 			return
 		}
 		length += len(it.Bytes())
@@ -52,11 +52,14 @@ func (p *lanPhone) noteProxiesIn(l *leg, f *flow, m *sipmsg.Message) {
 	}
 }
 
-// throughProxies has m, a request of the PBX in the dialog of l, take the way that
+// throughProxies has m, a request of the PBX in a dialog of l, take the way that
 // the office's proxies have recorded.
 func (l *leg) throughProxies(m *sipmsg.Message) {
-	if l != nil && m.ToTag() != nil && len(l.routes) > 0 {
-		m.AddBefore(sipmsg.Route, "Route", []byte(strings.Join(l.routes, ", ")))
+	if l == nil || m.ToTag() == nil {
+		return
+	}
+	if b := l.dialogOf(m, down); len(b.routes) > 0 {
+		m.AddBefore(sipmsg.Route, "Route", []byte(strings.Join(b.routes, ", ")))
 	}
 }
 

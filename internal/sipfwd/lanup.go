@@ -88,26 +88,27 @@ func (p *lanPhone) trackRequest(s *serverTx, f *flow, m *sipmsg.Message) *refusa
 		return no
 	}
 	s.leg, l.flow = l, f
-	l.notePeer(m)
+	b := l.dialogOf(m, up)
+	l.notePeer(b, m)
 	l.noteProxies(m)
 	if !has {
 		return nil
 	}
-	answer := string(m.Method()) == "PRACK" && l.delayed
+	answer := string(m.Method()) == "PRACK" && b.delayed
 	s.offer = !answer
 	if !p.ensurePorts(l, f, up) {
 		p.legs.abandon(l, m, noMediaPort.reason)
 		return noMediaPort
 	}
-	p.sdpUp(l, m, answer)
+	p.sdpUp(l, b, m, answer)
 	return nil
 }
 
 // sdpUp notes the phone's addresses and writes the relays' into m. p.sdp holds
 // m's SDP.
-func (p *lanPhone) sdpUp(l *leg, m *sipmsg.Message, answer bool) {
+func (p *lanPhone) sdpUp(l *leg, b *dialog, m *sipmsg.Message, answer bool) {
 	if answer {
-		l.delayed = false
+		b.delayed = false
 		l.pbxAnswered(true)
 	}
 	l.peerSDP(&p.sdp.Description, up, answer)
@@ -175,7 +176,7 @@ func (p *lanPhone) ackFromPhone(f *flow, m *sipmsg.Message) {
 	if l != nil {
 		l.flow = f
 		if has && p.ensurePorts(l, f, up) {
-			p.sdpUp(l, m, true)
+			p.sdpUp(l, l.dialogOf(m, up), m, true)
 		}
 	}
 	p.editRequestUp(f, m)
@@ -209,15 +210,17 @@ func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
 		return
 	}
 	if l := c.leg; l != nil && !l.ended {
-		l.notePeer(m)
-		p.noteProxiesIn(l, f, m)
+		b := p.legs.dialogIn(l, m, down)
+		l.notePeer(b, m)
+		p.noteProxiesIn(l, b, f, m)
 		p.legs.response(l, m, down)
 		if c.offer && m.StatusCode() >= 300 {
 			l.pbxAnswered(false)
 		}
 		if has, no := p.sdp.find(m); no == nil && has && m.StatusCode() < 300 && p.ensurePorts(l, f, up) {
-			p.sdpUp(l, m, c.offer)
-			l.delayed = l.delayed || !c.offer
+			l.enter(b)
+			p.sdpUp(l, b, m, c.offer)
+			b.delayed = b.delayed || !c.offer
 		}
 	}
 	m.PopVia()

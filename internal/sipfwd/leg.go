@@ -3,7 +3,6 @@ package sipfwd
 import (
 	"bytes"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
@@ -14,7 +13,6 @@ const (
 	maxOtherLegs     = 1024 // dialogs of one phone that are no calls
 	maxMediaLines    = 16   // m-lines of one leg that get a relay
 	maxLegHeaders    = 2048 // bytes of Call-ID, From and To together
-	maxTags          = 16   // branches of a fork in one leg
 	maxTagLength     = 256
 	legCost          = 16 << 10         // bytes that a leg is taken to need at most
 	legLinger        = 32 * time.Second // a finished leg still answers retransmissions
@@ -54,13 +52,15 @@ type legKey struct {
 type leg struct {
 	key     legKey
 	isCall  bool   // started by INVITE
-	contact []byte // PBX side: the phone's latest Contact URI, its own bytes
-	tags    []string
+	first   dialog // what the first request has said
+	dialogs []*dialog
+	inForce *dialog        // whose media are in force; nil before any is known
 	target  netip.AddrPort // PBX side: whose dialog it is, zero while that is not known
 	flow    *flow          // LAN side: where the phone was heard last in this dialog
 	lines   []*mediaLine
-	delayed bool    // an offer in a response waits for the answer in ACK or PRACK
 	held    [2]bool // by the latest SDP of the phone and of the PBX
+	// peerSends is the direction in which the SIP peer of this half sends.
+	peerSends direction
 
 	packets  uint64 // seen at the last check
 	activeAt time.Time
@@ -73,51 +73,22 @@ type leg struct {
 	end    slot
 	check  slot
 
-	// For a BYE of our own to the SIP peer of this half, should the tunnel be
-	// gone for good.
-	peerTarget []byte   // the peer's Contact URI
-	routes     []string // LAN side: of what the PBX sends, too
-	from, to   string   // From and To of the dialog as the initiator writes them
-	seq        [2]uint32
-}
-
-// answeredTags notes what the response m to a request of the initiator says of
-// the dialog's identity.
-func (l *leg) answeredTags(m *sipmsg.Message) {
-	if tag := m.ToTag(); tag != nil && len(tag) <= maxTagLength && !l.hasTag(string(tag)) && len(l.tags) < maxTags {
-		l.tags = append(l.tags, string(tag))
-	}
-	if string(m.Method()) != "INVITE" || m.StatusCode()/100 != 2 {
-		return
-	}
-	if from, to := headerText(m, sipmsg.From), headerText(m, sipmsg.To); len(from)+len(to) <= maxLegHeaders {
-		l.from, l.to = from, to
-	}
+	seq [2]uint32 // the highest CSeq of the phone and of the PBX
 }
 
 // size is about how many bytes l needs when its media is gone.
 func (l *leg) size() int {
-	n := txBase + len(l.key.callID) + len(l.key.tag) + len(l.contact) + len(l.peerTarget) + len(l.from) + len(l.to) +
-		len(l.info.From) + len(l.info.To) + len(l.info.Reason)
-	for _, s := range slices.Concat(l.tags, l.routes) {
-		n += len(s)
+	n := txBase + len(l.key.callID) + len(l.key.tag) + len(l.info.From) + len(l.info.To) + len(l.info.Reason) + l.first.size()
+	for _, b := range l.dialogs {
+		n += b.size()
 	}
-	return min(n, legCost)
-}
-
-func (l *leg) hasTag(tag string) bool {
-	for _, have := range l.tags {
-		if have == tag {
-			return true
-		}
-	}
-	return false
+	return min(n, l.cost)
 }
 
 // notePeer keeps what a BYE of our own to the SIP peer, who sent m, would need.
-func (l *leg) notePeer(m *sipmsg.Message) {
+func (l *leg) notePeer(b *dialog, m *sipmsg.Message) {
 	if c := contactURI(m); c != nil && l.isCall {
-		l.peerTarget = c
+		b.peerTarget = c
 	}
 }
 

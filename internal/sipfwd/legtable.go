@@ -18,13 +18,15 @@ type legTable struct {
 	events Events
 	// hangUp sends a BYE to the SIP peer of this half.
 	hangUp func(l *leg, reason string)
+	// peerSends is the direction in which the SIP peer of this half sends.
+	peerSends direction
 	// elsewhere says that the media of l may take a way that this half does
 	// not see. Nil: never.
 	elsewhere func(l *leg) bool
 }
 
-func newLegTable(e *edge, events Events, hangUp func(l *leg, reason string)) *legTable {
-	return &legTable{edge: e, byKey: make(map[legKey][]*leg), events: events, hangUp: hangUp}
+func newLegTable(e *edge, peerSends direction, events Events, hangUp func(l *leg, reason string)) *legTable {
+	return &legTable{edge: e, peerSends: peerSends, byKey: make(map[legKey][]*leg), events: events, hangUp: hangUp}
 }
 
 // find is the leg of the request m that travels in direction d.
@@ -39,17 +41,20 @@ func (t *legTable) find(m *sipmsg.Message, d direction) *leg {
 	return pickLeg(t.byKey[legKey{callID, !d, to}], from)
 }
 
-// pickLeg chooses among the branches of a fork that reached the same phone.
+// pickLeg chooses among the branches of a fork that reached the same phone, and
+// what an INVITE that was refused has left beside its next attempt: a callee may
+// use its tag again.
 func pickLeg(legs []*leg, answererTag string) *leg {
+	var found *leg
 	for _, l := range legs {
-		if answererTag != "" && l.hasTag(answererTag) {
-			return l
+		if answererTag != "" && l.tagged(answererTag) != nil && (found == nil || found.ended) {
+			found = l
 		}
 	}
-	if len(legs) > 0 {
-		return legs[len(legs)-1]
+	if found == nil && len(legs) > 0 {
+		found = legs[len(legs)-1]
 	}
-	return nil
+	return found
 }
 
 // admit finds or opens the leg of the request m, notes what m says of it, and
@@ -73,6 +78,9 @@ func (t *legTable) admit(m *sipmsg.Message, d direction, body *sessionBody) (l *
 		return nil, false, no
 	}
 	if l != nil {
+		if has {
+			l.enter(l.dialogOf(m, d))
+		}
 		t.request(l, m, d)
 	}
 	return l, has, nil
@@ -91,7 +99,7 @@ func (t *legTable) open(m *sipmsg.Message, d direction) (*leg, *refusal) {
 	}
 	l := &leg{
 		key:    legKey{string(m.CallID()), d, string(m.FromTag())},
-		isCall: string(m.Method()) == "INVITE",
+		isCall: string(m.Method()) == "INVITE", peerSends: t.peerSends,
 	}
 	if no := t.room(l, m); no != nil {
 		if !l.isCall {
@@ -165,6 +173,9 @@ func (t *legTable) request(l *leg, m *sipmsg.Message, d direction) {
 	switch {
 	case l.ended:
 	case string(m.Method()) == "BYE":
+		if !l.isLast(l.dialogOf(m, d)) {
+			return
+		}
 		l.ending = true
 		l.info.Reason = "hung up by the " + partyName(d)
 		t.edge.arm(&l.end, legLinger, func() { t.drop(l, l.info.Reason) })
@@ -179,13 +190,15 @@ func (t *legTable) response(l *leg, m *sipmsg.Message, d direction) {
 	if l.ended {
 		return
 	}
-	if d == l.key.initiator {
-		l.answeredTags(m)
-	}
+	b := t.dialogIn(l, m, d)
 	status := m.StatusCode()
 	switch {
 	case status < 200:
 	case string(m.Method()) == "BYE":
+		if !l.isLast(b) {
+			t.forget(l, b)
+			return
+		}
 		t.finish(l, l.info.Reason)
 	case string(m.Method()) == "INVITE":
 		t.inviteResponse(l, m, status)

@@ -138,21 +138,23 @@ func (r dialogRequest) message() []byte {
 	return printRequest(req, r.target)
 }
 
-// sendBye ends l toward the SIP peer of this half, in the name of sender. A peer
-// of whom too little is known is left to its own timers.
+// sendBye ends the dialogs of l toward the SIP peer of this half, in the name of
+// sender. A peer of whom too little is known is left to its own timers.
 func (e *edge) sendBye(l *leg, sender direction, viaSentBy, reason string, to hop) {
-	if l.peerTarget == nil || l.from == "" {
-		return
+	for _, b := range l.dialogs {
+		if b.peerTarget == nil || b.from == "" {
+			continue
+		}
+		branch := newBranch()
+		r := dialogRequest{
+			method: "BYE", from: b.from, to: b.to, callID: l.key.callID, cseq: l.seq[boolIndex(sender)] + 1,
+			target: string(b.peerTarget), routes: b.routes, via: viaSentBy + ";branch=" + branch, reason: reason,
+		}
+		if sender != l.key.initiator {
+			r.from, r.to = r.to, r.from
+		}
+		e.newClient(branch, "BYE", txKey{}, r.message(), to)
 	}
-	branch := newBranch()
-	r := dialogRequest{
-		method: "BYE", from: l.from, to: l.to, callID: l.key.callID, cseq: l.seq[boolIndex(sender)] + 1,
-		target: string(l.peerTarget), routes: l.routes, via: viaSentBy + ";branch=" + branch, reason: reason,
-	}
-	if sender != l.key.initiator {
-		r.from, r.to = r.to, r.from
-	}
-	e.newClient(branch, "BYE", txKey{}, r.message(), to)
 }
 
 // endLateCall answers a 2xx that came when nobody waits for it any more: the

@@ -101,11 +101,12 @@ func (p *pbxPhone) requestFromPBX(peer hop, owner netip.AddrPort, m *sipmsg.Mess
 	s.leg = l
 	if l != nil {
 		l.target = owner
-		p.notePeer(l, m)
+		b := l.dialogOf(m, down)
+		p.notePeer(l, b, m)
 		if has {
-			answer := string(m.Method()) == "PRACK" && l.delayed
+			answer := string(m.Method()) == "PRACK" && b.delayed
 			s.offer = !answer
-			p.sdpDown(l, answer)
+			p.sdpDown(l, b, answer)
 		}
 	}
 	m.SetRequestURI(uri)
@@ -117,18 +118,18 @@ func (p *pbxPhone) requestFromPBX(peer hop, owner netip.AddrPort, m *sipmsg.Mess
 	}
 }
 
-func (p *pbxPhone) sdpDown(l *leg, answer bool) {
+func (p *pbxPhone) sdpDown(l *leg, b *dialog, answer bool) {
 	if answer {
-		l.delayed = false
+		b.delayed = false
 	}
 	l.peerSDP(&p.sdp.Description, down, answer)
 }
 
 // notePeer keeps what a BYE of our own to the PBX would need.
-func (p *pbxPhone) notePeer(l *leg, m *sipmsg.Message) {
-	l.notePeer(m)
-	if l.isCall && l.routes == nil && (m.IsRequest() || m.StatusCode() >= 200) {
-		l.routes = recordRoutes(m, !m.IsRequest())
+func (p *pbxPhone) notePeer(l *leg, b *dialog, m *sipmsg.Message) {
+	l.notePeer(b, m)
+	if l.isCall && b.routes == nil && (m.IsRequest() || m.StatusCode() >= 200) {
+		b.routes = recordRoutes(m, !m.IsRequest())
 	}
 }
 
@@ -146,7 +147,7 @@ func (p *pbxPhone) ackFromPBX(m *sipmsg.Message) {
 		return
 	}
 	if has {
-		p.sdpDown(l, true)
+		p.sdpDown(l, l.dialogOf(m, down), true)
 	}
 	m.SetRequestURI(uri)
 	p.stripOwnRoutes(m)
@@ -185,13 +186,15 @@ func (p *pbxPhone) responseFromPBX(m *sipmsg.Message) {
 	}
 	if l != nil && !l.ended {
 		l.target = targetOf(c.peer)
+		b := p.legs.dialogIn(l, m, up)
 		if status < 300 {
-			p.notePeer(l, m)
+			p.notePeer(l, b, m)
 		}
 		p.legs.response(l, m, up)
 		if has, no := p.sdp.find(m); no == nil && has && status < 300 {
-			p.sdpDown(l, c.offer)
-			l.delayed = l.delayed || !c.offer
+			l.enter(b)
+			p.sdpDown(l, b, c.offer)
+			b.delayed = b.delayed || !c.offer
 		}
 	}
 	if c.key.method == "REGISTER" && status >= 200 {

@@ -42,7 +42,7 @@ func newPBXPhone(s *PBXSide, id uint32, key string) *pbxPhone {
 		p.trunk = name
 	}
 	p.edge = newEdge(&p.mu, s.counters, &s.budget, p.timedOut)
-	p.legs = newLegTable(p.edge, s.cfg.Events, p.hangUp)
+	p.legs = newLegTable(p.edge, down, s.cfg.Events, p.hangUp)
 	p.legs.elsewhere = p.direct
 	return p
 }

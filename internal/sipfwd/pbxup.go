@@ -54,10 +54,11 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	l, has, no := p.legs.admit(m, up, &p.sdp)
 	offer := false
 	if no == nil && l != nil {
-		p.noteContact(l, m)
+		b := l.dialogOf(m, up)
+		b.noteContact(m)
 		if has {
-			answer := method == "ACK" || method == "PRACK" && l.delayed
-			offer, no = !answer, p.relaysNamed(l, answer)
+			answer := method == "ACK" || method == "PRACK" && b.delayed
+			offer, no = !answer, p.relaysNamed(l, b, answer)
 		}
 	}
 	if no != nil {
@@ -102,7 +103,7 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 
 // relaysNamed notes which relays the phone's SDP, in p.sdp, names for the m-lines
 // of l.
-func (p *pbxPhone) relaysNamed(l *leg, answer bool) *refusal {
+func (p *pbxPhone) relaysNamed(l *leg, b *dialog, answer bool) *refusal {
 	media := p.sdp.Media()
 	relays := make([]Relay, len(media))
 	for i := range media {
@@ -130,7 +131,7 @@ func (p *pbxPhone) relaysNamed(l *leg, answer bool) *refusal {
 		}
 	}
 	if answer {
-		l.delayed = false
+		b.delayed = false
 		l.answered()
 	}
 	return nil
@@ -152,7 +153,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 	}
 	if l != nil {
 		if status < 300 {
-			p.noteContact(l, m)
+			p.legs.dialogIn(l, m, down).noteContact(m)
 		}
 		p.legs.response(l, m, down)
 	}
@@ -185,8 +186,9 @@ func (p *pbxPhone) responseSDPUp(s *serverTx, l *leg, m *sipmsg.Message, status 
 		p.count(noSuchCall.counter)
 		return noSuchCall
 	}
-	l.delayed = l.delayed || !s.offer
-	return p.relaysNamed(l, s.offer)
+	b := p.legs.dialogIn(l, m, down)
+	b.delayed = b.delayed || !s.offer
+	return p.relaysNamed(l, b, s.offer)
 }
 
 // keepRecordRoutes removes from the response m what the PBX did not put into its
@@ -210,9 +212,9 @@ func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
 	}
 }
 
-// noteContact keeps where the phone wants the dialog's requests.
-func (p *pbxPhone) noteContact(l *leg, m *sipmsg.Message) {
+// noteContact keeps where the phone, which has sent m, wants the dialog's requests.
+func (b *dialog) noteContact(m *sipmsg.Message) {
 	if c := contactURI(m); c != nil {
-		l.contact = c
+		b.contact = c
 	}
 }

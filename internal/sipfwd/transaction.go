@@ -329,7 +329,7 @@ func (e *edge) succeed(s *serverTx, status int, msg []byte) bool {
 	switch {
 	case ok != nil:
 		ok.msg = msg
-	case !s.peer.reliable() && len(s.oks) < maxTags && !s.knows(key) && e.budget.take(len(msg)):
+	case !s.peer.reliable() && len(s.oks) < maxDialogs && !s.knows(key) && e.budget.take(len(msg)):
 		ok = &success{key: key, msg: msg, cost: len(msg), interval: t1}
 		s.oks, e.oks[key] = append(s.oks, ok), ok
 		e.arm(&ok.resend, ok.interval, func() { e.resendOK(s, ok) })
