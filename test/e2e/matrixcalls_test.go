@@ -50,6 +50,9 @@ var scenes = []scene{
 	{"prack", (*dialogue).prack},
 	{"prackanswer", (*dialogue).prackAnswer},
 	{"tags", (*dialogue).tags},
+	{"reliabletags", (*dialogue).reliableTags},
+	{"twofinals", (*dialogue).twoFinals},
+	{"timer", (*dialogue).timer},
 	{"early", (*dialogue).early},
 	{"moved", (*dialogue).ends},
 	{"cancel", (*dialogue).cancel},
@@ -159,6 +162,48 @@ func (d *dialogue) tags() {
 	d.callee.Step()
 	d.callee.request("ACK", 1)
 	d.callee.moved[0] = 0
+	d.talk(0)
+	d.caller.Step()
+	d.ends()
+}
+
+// reliableTags: the same where the 200 does not say again where the media go.
+func (d *dialogue) reliableTags() {
+	d.caller.response(200, 2, "PRACK")
+	d.talk(0)
+	d.callee.Step()
+	d.caller.response(200, 3, "PRACK")
+	d.callee.moved[0] = 1
+	d.talk(0)
+	d.callee.Step()
+	d.callee.request("ACK", 1)
+	d.callee.moved[0] = 0
+	d.talk(0)
+	d.caller.Step()
+	d.ends()
+}
+
+// twoFinals: the end of one of two calls is not the end of the other.
+func (d *dialogue) twoFinals() {
+	d.callee.request("ACK", 1)
+	d.talk(0)
+	d.callee.Step()
+	d.callee.sees("ACK of the second 200", func(m *pcap.Message) bool { return m.Method == "ACK" && m.Header("Subject") != "" })
+	d.caller.Step()
+	d.caller.response(200, 2, "BYE")
+	d.talk(0)
+	d.caller.Step()
+	d.callee.Step()
+	d.ends()
+}
+
+func (d *dialogue) timer() {
+	d.callee.request("ACK", 2)
+	d.talk(0)
+	d.caller.Step()
+	d.caller.response(200, 4, "UPDATE")
+	d.callee.Step()
+	d.callee.response(200, 101, "UPDATE")
 	d.talk(0)
 	d.caller.Step()
 	d.ends()
