@@ -19,8 +19,8 @@ const (
 	// limit is the length of a datagram that is not sealed yet.
 	limit = wire.MaxDatagram - wire.DatagramTagLen
 	// copiesUntil is where copies of earlier packets end in a datagram that has yet
-	// to take new ones.
-	copiesUntil = limit / 2
+	// to take new ones: each may be sent again twice.
+	copiesUntil = limit * 2 / 3
 	// uncut is the longest packet that goes in one piece.
 	uncut = limit - wire.DatagramHeaderLen - 1 - wire.MaxPacketRecord
 	// leastPiece is the smallest piece of a longer one.
@@ -99,7 +99,7 @@ func key(channel uint32, rtcp bool) uint64 {
 func (p *Packer) Begin(buf []byte, now int64) []byte {
 	p.index++
 	d := append(buf[:0], make([]byte, wire.DatagramHeaderLen)...)
-	if p.Policy.Copies() > 0 {
+	if p.Policy.Protects() {
 		d = append(d, byte(wire.RecordProtected))
 	}
 	p.bare = len(d)

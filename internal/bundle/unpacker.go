@@ -205,6 +205,9 @@ func (u *Unpacker) take(now int64, s *inStream, number uint16, packet []byte, to
 		switch s.order.Take(now, number, packet, u.patience.Hold(now) > 0, &u.pool) {
 		case redundancy.Deliver:
 			to.Packet(s.channel, s.rtcp, packet)
+			if since, waits := s.order.Waiting(); waits {
+				u.patience.Filled(now, now-since)
+			}
 			u.drain(s, to)
 			return
 		case redundancy.Held:

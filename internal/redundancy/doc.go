@@ -14,14 +14,13 @@
 // one loss in a group: of 10 % lost packets it leaves 4 % with k = 5, and none of
 // two in a row are mended; interleaving and a second dimension mend these and
 // cost as much as copies and more delay. A copy leaves p^2: 0.25 % of 5 %, 1 % of
-// 10 %.
+// 10 %; where that is too much, second copies of some packets mend it.
 //
 // # What is bounded
 //
-// A packet is sent again once, at the second level twice, never more; what waits
-// to be sent again is bounded in bytes and packets. Loss that comes from
-// congestion gets worse by it at first, so that what does not help is ended: see
-// Policy.
+// A packet is sent again once, some of them twice when loss is high, never more;
+// what waits to be sent again is bounded in bytes and packets. Loss that comes from
+// congestion gets worse by it, so that what does not help is ended: see Policy.
 //
 // Times are nanoseconds of one monotonic clock of the caller's. Nothing in the
 // package is safe for concurrent use.

@@ -23,6 +23,13 @@ type Patience struct {
 // Protected says that a datagram came whose packets come again.
 func (p *Patience) Protected(now int64) { p.protected = now + protectedFor }
 
+// Filled says that a missing packet came while those behind it waited so long.
+func (p *Patience) Filled(now, waited int64) {
+	if now >= p.protected && waited >= p.reordered/2 {
+		p.reordered, p.since = min(MaxHold, max(p.reordered, waited+waited/4)), now
+	}
+}
+
 // Late says that a packet came so much later than it was waited for.
 func (p *Patience) Late(now, by int64) {
 	if by <= 0 || by > MaxHold {

@@ -1,7 +1,7 @@
 package redundancy
 
 const (
-	// MinDistance is how many datagrams a copy is behind its packet at least: a
+	// MinDistance is how many datagrams the first copy is behind its packet at least: a
 	// burst of two lost datagrams takes only one of them.
 	MinDistance = 2
 	// minAge and maxAge bound when a copy is sent: late enough to be outside of
@@ -35,7 +35,8 @@ type entry[O any] struct {
 	datagram uint64
 	at, n    int
 	copies   int
-	early    bool // a copy went before its time
+	distance uint64 // datagrams to the next copy
+	early    bool   // a copy went before its time
 }
 
 // Copy is a packet that is to be sent again.
@@ -56,7 +57,7 @@ func (q *Queue[O]) Push(now int64, owner O, number, datagram uint64, copies int,
 	for q.count >= MaxQueued {
 		q.drop()
 	}
-	q.push(entry[O]{owner: owner, number: number, since: now, datagram: datagram, copies: copies}, packet)
+	q.push(entry[O]{owner: owner, number: number, since: now, datagram: datagram, copies: copies, distance: MinDistance}, packet)
 }
 
 func (q *Queue[O]) push(e entry[O], packet []byte) {
@@ -133,7 +134,7 @@ func (q *Queue[O]) Due(now int64, datagram uint64) (Copy[O], bool) {
 	}
 	e := &q.entries[q.first]
 	age := now - e.since
-	if age < maxAge && (age < minAge || datagram < e.datagram+MinDistance) {
+	if age < maxAge && (age < minAge || datagram < e.datagram+e.distance) {
 		return Copy[O]{}, false
 	}
 	return Copy[O]{e.owner, e.number, q.bytes[e.at : e.at+e.n]}, true
@@ -147,11 +148,12 @@ func (q *Queue[O]) Sent(now int64, datagram uint64) {
 	packet := q.bytes[e.at : e.at+e.n]
 	q.Pop()
 	e.copies--
-	if datagram < e.datagram+MinDistance && !e.early {
+	if datagram < e.datagram+e.distance && !e.early {
 		e.early = true
 		e.copies++
 	}
 	if e.copies > 0 {
+		e.distance = 1 // what is lost with the packet and its copy is no burst of two
 		e.since, e.datagram = now, datagram
 		q.push(e, packet)
 	}
