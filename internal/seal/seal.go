@@ -205,7 +205,10 @@ func (o *Opener) Open(b []byte) (plaintext []byte, counter uint64, err error) {
 	}
 	o.received++
 	if key == &o.following {
-		return plaintext, counter, o.promote(counter)
+		if err := o.promote(counter); err != nil {
+			return nil, 0, err
+		}
+		return plaintext, counter, nil
 	}
 	o.settle(header.Phase, counter)
 	return plaintext, counter, nil
