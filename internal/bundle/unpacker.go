@@ -45,6 +45,7 @@ type Unpacker struct {
 	pool     redundancy.Pool
 	waiting  []*inStream // streams that hold packets, or did
 	newest   uint64      // highest counter
+	isNewest bool        // that is the one of the datagram at hand
 	record   wire.Record
 	packet   []byte // scratch
 	dropped  Dropped
@@ -98,7 +99,7 @@ func (u *Unpacker) Held() int        { return u.pool.Held() }
 
 // Unpack takes everything out of the plaintext of the datagram with this counter.
 func (u *Unpacker) Unpack(now int64, counter uint64, plaintext []byte, to Receiver) {
-	newest := counter >= u.newest
+	u.isNewest = counter >= u.newest
 	u.newest = max(u.newest, counter)
 	r := &u.record
 	for b := plaintext; len(b) > 0; {
@@ -124,7 +125,7 @@ func (u *Unpacker) Unpack(now int64, counter uint64, plaintext []byte, to Receiv
 		case wire.RecordFragment, wire.RecordFragmentRTCP:
 			u.fragment(now, body[:length], to)
 		case wire.RecordAck, wire.RecordReport:
-			if newest {
+			if u.isNewest {
 				to.Feedback(r)
 			}
 		case wire.RecordProtected:
@@ -132,7 +133,7 @@ func (u *Unpacker) Unpack(now int64, counter uint64, plaintext []byte, to Receiv
 		case wire.RecordPadding:
 			return
 		default:
-			to.Control(r, newest)
+			to.Control(r, u.isNewest)
 		}
 		b = body[length:]
 	}
@@ -202,7 +203,7 @@ func (u *Unpacker) take(now int64, s *inStream, number uint16, packet []byte, to
 		return
 	}
 	for {
-		switch s.order.Take(now, number, packet, u.patience.Hold(now) > 0, &u.pool) {
+		switch s.order.Take(now, number, packet, u.isNewest, u.patience.Hold(now) > 0, &u.pool) {
 		case redundancy.Deliver:
 			to.Packet(s.channel, s.rtcp, packet)
 			if since, waits := s.order.Waiting(); waits {

@@ -4,9 +4,9 @@ const (
 	// holds is how many packets of a stream wait for one that is missing: 60 ms of
 	// 500 packets a second.
 	holds = 32
-	// resync is how far behind a number may be before it is taken for one that is far
-	// ahead: no copy is that old.
-	resync = 1 << 14
+	// resync is how far behind a number in the newest datagram may be before it is
+	// taken for one that is far ahead: no copy is that old.
+	resync = 1 << 9
 
 	// FirstNumber is what the first number of a stream is a multiple of: a stream that
 	// is first heard of startReach numbers behind one or less has begun there.
@@ -49,8 +49,9 @@ type held struct {
 }
 
 // Take judges the packet with these low bits of its number and keeps a copy of one
-// that is Held. wait says whether a missing packet is worth waiting for.
-func (o *Order) Take(now int64, number16 uint16, packet []byte, wait bool, pool *Pool) Verdict {
+// that is Held. newest says that no datagram that was sent later has come, wait
+// whether a missing packet is worth waiting for.
+func (o *Order) Take(now int64, number16 uint16, packet []byte, newest, wait bool, pool *Pool) Verdict {
 	if !o.any {
 		o.any, o.next = true, uint64(number16)+1<<16
 		if first := o.next &^ (FirstNumber - 1); o.next-first < startReach {
@@ -58,10 +59,12 @@ func (o *Order) Take(now int64, number16 uint16, packet []byte, wait bool, pool 
 		}
 	}
 	ahead := int64(int16(number16 - uint16(o.next)))
-	if ahead < -resync {
+	if newest && ahead < -resync {
 		ahead += 1 << 16
 	}
 	switch {
+	case !newest && ahead >= resync:
+		return Again // from before the numbers came round
 	case ahead < 0:
 		bit := uint64(1) << min(-ahead-1, 63)
 		if ahead < -64 || o.came&bit != 0 {

@@ -1,7 +1,5 @@
 package redundancy
 
-import "math"
-
 const (
 	// The path's loss at which each packet is sent once more, and below which, for
 	// calm, it is not any more. In 1/10,000.
@@ -14,10 +12,17 @@ const (
 
 	// calm is how long loss must have been low before protection ends.
 	calm = 10 * second
-	// judge is how long after its beginning protection is judged, and backOff how
-	// long there is none if it has made loss worse.
-	judge   = buckets * bucketWidth
-	backOff = 30 * second
+
+	// Copies of so much loss are suspected of causing it: they are left out for
+	// trial, in which the first part is not counted since reports are late.
+	suspect     = 1500
+	suspectLost = 20
+	trial       = 3 * second
+	trialSettle = 1 * second
+	// backOff is how long there are none when loss was less than half without,
+	// nextTrial how long they are not suspected again otherwise.
+	backOff   = 30 * second
+	nextTrial = 300 * second
 
 	// DefaultBudget is what copies may cost at most: twice the bytes of the packets,
 	// in percent.
@@ -36,8 +41,9 @@ const (
 // packets are lost; so many get a second copy that 0.15 % are, from a loss of
 // 3.9 % on, within the budget.
 //
-// If 10 s after the beginning loss is surely more than twice what it was and 3
-// points more, the path is not short of luck but of bandwidth: copies end for 30 s.
+// Where the path is short of bandwidth copies cause loss. Up to 15 % they mend more
+// than they cause. Beyond that they are left out for 3 s: if loss then is less than
+// half, for 30 s more.
 type Policy struct {
 	// Budget is what copies may cost, in percent of the packets: 0 for
 	// DefaultBudget, below 100 for none at all.
@@ -49,13 +55,20 @@ type Policy struct {
 	newest            int64 // index of the bucket of the last report
 
 	on        bool
-	share     uint32  // of packets that get a second copy, in wholeShare
-	sum       uint32  // of the shares of packets since the last second copy
-	low       int64   // since when loss has been low; 0: it is not
-	began     int64   // when copies began
-	before    float64 // the most that loss can have been then
-	judged    bool
+	share     uint32 // of packets that get a second copy, in wholeShare
+	sum       uint32 // of the shares of packets since the last second copy
+	low       int64  // since when loss has been low; 0: it is not
+	began     int64  // when copies began
+	trial     trialRun
 	suspended int64 // until when there are no copies
+	trusted   int64 // until when copies are not suspected
+}
+
+// trialRun is a time without copies.
+type trialRun struct {
+	since  int64 // 0: there is none
+	before uint64
+	count  sample
 }
 
 type sample struct {
@@ -79,6 +92,10 @@ func (p *Policy) Report(now int64, highest, received uint64) {
 	b := &p.bucket[p.newest%buckets]
 	b.sent += sent
 	b.lost += int64(sent) - int64(came)
+	if p.trial.since != 0 && now-p.trial.since > trialSettle {
+		p.trial.count.sent += sent
+		p.trial.count.lost += int64(sent) - int64(came)
+	}
 	p.highest, p.received = highest, received
 	p.decide(now)
 }
@@ -130,37 +147,43 @@ func (p *Policy) budget() int {
 }
 
 func (p *Policy) decide(now int64) {
-	loss, lost, sent := p.Loss()
 	if now < p.suspended || p.budget() < 100 {
 		return
 	}
-	if p.on && !p.judged && now-p.began >= judge {
-		p.judged = true
-		if float64(loss) > 2*p.before+300 {
-			p.on, p.suspended = false, now+backOff
-			return
-		}
+	if p.trial.since != 0 {
+		p.judge(now)
+		return
 	}
+	loss, lost, _ := p.Loss()
 	if !p.on && loss >= onLoss && lost >= leastLost {
-		p.begin(now, lost, sent)
+		p.on, p.began, p.low = true, now, 0
 	}
 	p.share = p.second(float64(loss) / 10_000)
 	switch {
-	case !p.on || loss >= offLoss:
+	case !p.on:
+	case loss >= suspect && lost >= suspectLost && now >= p.trusted && now-p.began >= buckets*bucketWidth:
+		p.on, p.trial = false, trialRun{since: now, before: loss}
+	case loss >= offLoss:
 		p.low = 0
 	case p.low == 0:
 		p.low = now
 	case now-p.low >= calm:
-		p.on, p.low = false, 0
+		p.on = false
 	}
 }
 
-// begin begins to send copies. What loss was before is known to within a few
-// standard deviations of the number of losses.
-func (p *Policy) begin(now int64, lost, sent uint64) {
-	few := float64(lost)
-	p.before = min(10_000, 10_000*(few+3*math.Sqrt(few)+3)/float64(sent))
-	p.on, p.began, p.judged, p.low = true, now, false, 0
+// judge ends a trial when it is time.
+func (p *Policy) judge(now int64) {
+	if now-p.trial.since < trial {
+		return
+	}
+	before, count := p.trial.before, p.trial.count
+	p.trial = trialRun{}
+	if uint64(max(count.lost, 0))*20_000 < before*count.sent {
+		p.suspended = now + backOff
+		return
+	}
+	p.on, p.began, p.low, p.trusted = true, now, 0, now+nextTrial
 }
 
 // second returns the share of packets that need a second copy. With a share of q
