@@ -39,6 +39,7 @@ func newRig(tb testing.TB, suite seal.Suite, calls int) *rig {
 		for channel := range uint32(calls) {
 			r.phones[end] = append(r.phones[end], newPhone(channel, 160, 160))
 			r.unpackers[end].Open(channel)
+			r.packers[end].Open(channel)
 		}
 	}
 	for range 300 {

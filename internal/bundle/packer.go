@@ -27,13 +27,13 @@ const (
 	leastPiece = 64
 
 	maxAnswers = 512
-	// answerWait is how long an acknowledgement waits for a packet to go with.
+	// answerWait is how long an answer waits for a packet to go with.
 	answerWait = 20 * millisecond
 )
 
 // A Packer writes the packets of one direction of a session into datagrams. The
-// zero value is ready for use. Its memory is bounded by the streams that it is
-// given (MaxStreams) and by what package redundancy keeps.
+// zero value is ready for use. Its memory is bounded by the channels that are open
+// (MaxStreams/2) and by what package redundancy keeps.
 type Packer struct {
 	// Policy decides about copies; Report feeds it.
 	Policy redundancy.Policy
@@ -45,7 +45,7 @@ type Packer struct {
 	index    uint64 // of the datagram that was begun last
 	bare     int    // length of the open datagram without any packet
 
-	answers []wire.Record // acks to send
+	answers []wire.Record // to send
 	since   int64         // when the first of them came
 
 	cut, cutCopy cutting // the packet, and the copy, that are being cut
@@ -112,9 +112,6 @@ func (p *Packer) Begin(buf []byte, now int64) []byte {
 // length, or of one stream too many, is dropped and counted.
 func (p *Packer) Add(d []byte, now int64, channel uint32, rtcp bool, packet []byte) ([]byte, bool) {
 	s := p.streams[key(channel, rtcp)]
-	if s == nil {
-		s = p.open(channel, rtcp)
-	}
 	if s == nil || len(packet) == 0 || len(packet) > wire.MaxMedia {
 		p.refused++
 		return d, true
@@ -153,7 +150,7 @@ func (p *Packer) End(d []byte, now int64) []byte {
 func (p *Packer) Empty(d []byte) bool { return len(d) <= p.bare }
 
 // Deadline returns when a datagram is to be sent even if no packet comes: for
-// copies that wait, or acknowledgements. ok is false if nothing waits.
+// copies or answers that wait. ok is false if nothing does.
 func (p *Packer) Deadline() (at int64, ok bool) {
 	at, ok = p.queue.Deadline()
 	if len(p.answers) > 0 {
@@ -164,7 +161,9 @@ func (p *Packer) Deadline() (at int64, ok bool) {
 	return at, ok
 }
 
-// Answer takes an acknowledgement to send, from Receiver.Answer.
+// Answer takes a record without payload to send: an acknowledgement from
+// Receiver.Answer, or a probe, a reply or a report of the caller's. It waits 20 ms
+// at most for a packet to go with.
 func (p *Packer) Answer(now int64, r wire.Record) {
 	if len(p.answers) == 0 {
 		p.since = now
@@ -195,10 +194,27 @@ func (p *Packer) Feedback(now int64, r *wire.Record) {
 	}
 }
 
-// Refused returns how many packets were too long, empty, or of too many streams.
+// Refused returns how many packets were too long, empty, or of a channel that is
+// not open.
 func (p *Packer) Refused() uint64 { return p.refused }
 
-// Close forgets the streams of a channel.
+// Open makes the Packer take packets of a channel, which must not have been open
+// before. It reports false if there are too many channels.
+func (p *Packer) Open(channel uint32) bool {
+	if len(p.streams) >= MaxStreams {
+		return false
+	}
+	if p.streams == nil {
+		p.streams = map[uint64]*outStream{}
+	}
+	if p.streams[key(channel, false)] == nil {
+		p.open(channel, false)
+		p.open(channel, true)
+	}
+	return true
+}
+
+// Close makes it drop them. Copies that wait are not sent any more.
 func (p *Packer) Close(channel uint32) {
 	for _, rtcp := range []bool{false, true} {
 		s := p.streams[key(channel, rtcp)]
@@ -216,23 +232,14 @@ func (p *Packer) Close(channel uint32) {
 
 // open makes a stream, with a context if one is free. Its numbers go on where the
 // context's last stream ended, since acknowledgements may still come for that one.
-func (p *Packer) open(channel uint32, rtcp bool) *outStream {
-	if len(p.streams) >= MaxStreams {
-		return nil
-	}
-	if p.streams == nil {
-		p.streams = map[uint64]*outStream{}
-	}
+func (p *Packer) open(channel uint32, rtcp bool) {
 	s := &outStream{channel: channel, rtcp: rtcp}
 	p.streams[key(channel, rtcp)] = s
-	if rtcp {
-		return s
-	}
 	for p.vacant < len(p.contexts) && p.contexts[p.vacant].owner != nil {
 		p.vacant++
 	}
-	if p.vacant == wire.MaxContexts {
-		return s
+	if rtcp || p.vacant == wire.MaxContexts {
+		return
 	}
 	if p.vacant == len(p.contexts) {
 		p.contexts = append(p.contexts, outContext{})
@@ -242,7 +249,6 @@ func (p *Packer) open(channel uint32, rtcp bool) *outStream {
 	s.compressed, s.context = true, uint16(p.vacant)
 	s.next = (c.number + redundancy.FirstNumber - 1) &^ (redundancy.FirstNumber - 1)
 	s.compressor = rtphc.NewCompressor(s.context, channel)
-	return s
 }
 
 // append appends the record of the stream's next packet, if there is room.

@@ -66,18 +66,23 @@ type inStream struct {
 	pieces  *pieces
 }
 
-// Open makes the Unpacker take packets of a channel.
-func (u *Unpacker) Open(channel uint32) {
+// Open makes the Unpacker take packets of a channel, which must not have been open
+// before. It reports false if there are too many channels.
+func (u *Unpacker) Open(channel uint32) bool {
 	if u.channels == nil {
 		u.channels = map[uint32]*inChannel{}
 	}
-	if u.channels[channel] != nil || len(u.channels) >= MaxStreams/2 {
-		return
+	if u.channels[channel] != nil {
+		return true
+	}
+	if len(u.channels) >= MaxStreams/2 {
+		return false
 	}
 	c := &inChannel{}
 	c.rtp = inStream{owner: c, channel: channel}
 	c.rtcp = inStream{owner: c, channel: channel, rtcp: true}
 	u.channels[channel] = c
+	return true
 }
 
 // Close makes it drop them, and those that it holds.

@@ -197,7 +197,9 @@ func newSession(t testing.TB, random *rand.Rand, loss float64, delay, jitter int
 	}
 }
 
-func (s *session) step(now int, number uint64, packet []byte, again []byte) {
+// step sends a packet, and with it again one that is back numbers older, unless
+// that is 0.
+func (s *session) step(now int, number uint64, packet []byte, back uint64) {
 	s.sent[uint16(number)] = packet
 	record := s.compressor.Append(nil, number, packet)
 	if len(record) > len(packet)+wire.MaxPacketRecord {
@@ -206,8 +208,8 @@ func (s *session) step(now int, number uint64, packet []byte, again []byte) {
 	s.n++
 	s.bytes += len(record)
 	s.overhead += len(record) - len(packet)
-	if again != nil {
-		record = s.compressor.AppendCopy(record, number-3, again)
+	if again := s.sent[uint16(number-back)]; back != 0 && again != nil {
+		record = s.compressor.AppendCopy(record, number-back, again)
 	}
 	s.forth.send(now, record)
 	s.forth.arrived(now, s.receive(now))
@@ -275,15 +277,12 @@ func TestPaths(t *testing.T) {
 		s := newSession(t, random, loss, delay, jitter)
 		from := newSource(random, wild)
 		number := random.Uint64N(1 << 17)
-		var ring [4][]byte
 		for now := range 3000 {
-			packet := from.next()
-			ring[now%4] = packet
-			var again []byte
-			if now > 3 && random.IntN(2) == 0 {
-				again = ring[(now+1)%4] // number-3
+			back := uint64(0)
+			if random.IntN(2) == 0 {
+				back = 1 + random.Uint64N(1<<random.IntN(8))
 			}
-			s.step(now, number, packet, again)
+			s.step(now, number, from.next(), back)
 			number++
 		}
 		if s.stale > 0 && jitter <= rest {
@@ -323,12 +322,49 @@ func TestOverhead(t *testing.T) {
 				from.ts += 160 * uint32(random.IntN(100))
 				from.plain(from.pt | marker)
 			}
-			s.step(now, uint64(now), from.next(), nil)
+			s.step(now, uint64(now), from.next(), 0)
 		}
 		got := float64(s.overhead)/n + headerLen
 		t.Logf("%-16s %.2f bytes per packet beyond the payload", c.name, got)
 		if got > c.limit {
 			t.Errorf("%s: %.2f bytes per packet, want at most %.2f", c.name, got, c.limit)
+		}
+	}
+}
+
+// TestFar has acknowledgements of the first of several anchors only, so that the
+// receiver's place on the line is another one than the sender thinks, and then
+// packets that are half the sequence numbers away.
+func TestFar(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 9))
+	for _, jump := range []uint16{1 << 14, 1<<15 - 40, 1<<15 - 1, 1 << 15, 1<<15 + 10, 1<<15 + 40, 3 << 14, 65_000} {
+		s := newSession(t, random, 0, 0, 0)
+		from := newSource(random, 1<<30)
+		s.back.delay = 25
+		now := 0
+		for ; now < 60; now++ {
+			s.back.loss = 1
+			if now == 2 {
+				s.back.loss = 0
+			}
+			s.step(now, uint64(now), from.next(), 0)
+		}
+		if !s.compressor.has || s.compressor.active.last < s.compressor.active.first+10 {
+			t.Fatalf("%+v", s.compressor.active)
+		}
+		from.seq += jump
+		from.ts += uint32(jump) * from.stride
+		for range 3 {
+			s.step(now, uint64(now), from.next(), 0)
+			now++
+		}
+		// And as far by number, without any further acknowledgement.
+		for range 40_000 {
+			s.step(now, uint64(now), from.next(), 0)
+			now++
+		}
+		if s.delivered != now {
+			t.Errorf("%d of %d", s.delivered, now)
 		}
 	}
 }
@@ -378,7 +414,7 @@ func FuzzStream(f *testing.F) {
 				from.wild = 1
 			}
 			for range 1 + b&15 {
-				s.step(now, uint64(s.n), from.next(), nil)
+				s.step(now, uint64(s.n), from.next(), 0)
 			}
 			from.wild = 1 << 30
 		}
