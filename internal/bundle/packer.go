@@ -29,6 +29,10 @@ const (
 	maxAnswers = 512
 	// answerWait is how long an answer waits for a packet to go with.
 	answerWait = 20 * millisecond
+	// contextRest is how long a context rests before another stream gets it: while
+	// records of the old one are under way they can only be dropped, and what is
+	// behind them in their datagrams with them.
+	contextRest = 2000 * millisecond
 )
 
 // A Packer writes the packets of one direction of a session into datagrams. The
@@ -40,7 +44,8 @@ type Packer struct {
 
 	streams  map[uint64]*outStream
 	contexts []outContext
-	vacant   int // no context below is free
+	vacant   int // all contexts below have an owner
+	now      int64
 	queue    redundancy.Queue[*outStream]
 	index    uint64 // of the datagram that was begun last
 	bare     int    // length of the open datagram without any packet
@@ -54,10 +59,12 @@ type Packer struct {
 	refused           uint64
 }
 
-// outContext is a context and the lowest number that none of its streams has used.
+// outContext is a context, the lowest number that none of its streams has used, and
+// when it may get another stream.
 type outContext struct {
 	owner  *outStream
 	number uint64
+	free   int64
 }
 
 // cutting says how much of a packet has gone that does not fit one datagram.
@@ -98,6 +105,7 @@ func key(channel uint32, rtcp bool) uint64 {
 // due. The capacity should be BufferLen.
 func (p *Packer) Begin(buf []byte, now int64) []byte {
 	p.index++
+	p.now = now
 	d := append(buf[:0], make([]byte, wire.DatagramHeaderLen)...)
 	if p.Policy.Protects() {
 		d = append(d, byte(wire.RecordProtected))
@@ -224,7 +232,7 @@ func (p *Packer) Close(channel uint32) {
 		s.closed = true
 		delete(p.streams, key(channel, rtcp))
 		if s.compressed {
-			p.contexts[s.context] = outContext{number: s.next}
+			p.contexts[s.context] = outContext{number: s.next, free: p.now + contextRest}
 			p.vacant = min(p.vacant, int(s.context))
 		}
 	}
@@ -235,18 +243,25 @@ func (p *Packer) Close(channel uint32) {
 func (p *Packer) open(channel uint32, rtcp bool) {
 	s := &outStream{channel: channel, rtcp: rtcp}
 	p.streams[key(channel, rtcp)] = s
+	if rtcp {
+		return
+	}
 	for p.vacant < len(p.contexts) && p.contexts[p.vacant].owner != nil {
 		p.vacant++
 	}
-	if rtcp || p.vacant == wire.MaxContexts {
-		return
+	id := p.vacant
+	for id < len(p.contexts) && (p.contexts[id].owner != nil || p.contexts[id].free > p.now) {
+		id++
 	}
-	if p.vacant == len(p.contexts) {
+	switch {
+	case id == wire.MaxContexts:
+		return
+	case id == len(p.contexts):
 		p.contexts = append(p.contexts, outContext{})
 	}
-	c := &p.contexts[p.vacant]
+	c := &p.contexts[id]
 	c.owner = s
-	s.compressed, s.context = true, uint16(p.vacant)
+	s.compressed, s.context = true, uint16(id)
 	s.next = (c.number + redundancy.FirstNumber - 1) &^ (redundancy.FirstNumber - 1)
 	s.compressor = rtphc.NewCompressor(s.context, channel)
 }

@@ -73,13 +73,16 @@ func (c *context) set(s uint8, counter uint64, l line) bool {
 // and the 16 bits of its number. ack says that r is an anchor for the slot 1-r.Slot and
 // is to be acknowledged.
 func (d *Decompressor) Append(dst []byte, counter uint64, r *wire.Record, body []byte) (packet []byte, n int, ack bool, err error) {
-	if int(r.Context) >= len(d.contexts) || !d.contexts[r.Context].slots[r.Slot].set {
+	if int(r.Context) >= len(d.contexts) {
 		return dst, 0, false, ErrUnknown
 	}
 	c := &d.contexts[r.Context]
 	s := &c.slots[r.Slot]
-	if counter < s.counter {
+	switch {
+	case counter < c.floor || s.set && counter < s.counter:
 		return dst, 0, false, ErrStale
+	case !s.set:
+		return dst, 0, false, ErrUnknown
 	}
 	n = r.Length
 	if n == wire.Implied {

@@ -385,7 +385,7 @@ func TestContextChangesHands(t *testing.T) {
 		t.Error("an anchor of the channel that had the context before was taken")
 	}
 	r = wire.Record{Type: wire.RecordCompressed, Context: 3, Slot: 0, Number: 8, Length: wire.Implied}
-	if _, _, _, err := d.Append(nil, 12, &r, packet); err != ErrUnknown {
+	if _, _, _, err := d.Append(nil, 12, &r, packet); err != ErrStale {
 		t.Errorf("a record of that channel: %v", err)
 	}
 	r = wire.Record{Type: wire.RecordCompressed, Context: 3, Slot: 1, Number: 8, Length: wire.Implied}
