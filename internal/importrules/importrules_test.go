@@ -31,29 +31,35 @@ type rule struct {
 	direct    bool     // only what the files name themselves: what the standard library imports is its own affair
 }
 
+// parsers are the packages that know bytes only.
+var parsers = []string{
+	"internal/wire/...", "internal/sipmsg/...", "internal/sdp/...",
+	"internal/replay/...", "internal/seal/...", "internal/rtphc/...", "internal/redundancy/...", "internal/bundle/...",
+}
+
 var rules = []rule{
 	{
 		why:      "what parses knows no socket, clock or logger",
-		packages: []string{"internal/wire/...", "internal/sipmsg/...", "internal/sdp/..."},
+		packages: parsers,
 		forbidden: []string{
 			"net", "net/http", "net/rpc", "os", "os/exec", "syscall", "time", "log", "log/...", "context", "sync",
-			"golang.org/x/sys/...", "golang.org/x/net/...", "go.uber.org/...", "github.com/emiago/...", "github.com/hashicorp/...",
+			"golang.org/x/sys/unix", "golang.org/x/sys/windows/...", "golang.org/x/net/...", "go.uber.org/...", "github.com/emiago/...", "github.com/hashicorp/...",
 		},
 		direct: true,
 	},
 	{
 		why:       "what parses stands at the bottom",
-		packages:  []string{"internal/wire/...", "internal/sipmsg/...", "internal/sdp/..."},
+		packages:  parsers,
 		forbidden: own("mux", "auth", "joinlink", "relay", "sipfwd", "atomicfile", "counter", "config", "admin", "logging", "program", "daemon", "office", "minipbx", "testphone"),
 	},
 	{
 		why:       "the proxy and the relays work over any tunnel: they declare what they need of it",
 		packages:  []string{"internal/sipfwd/...", "internal/relay/..."},
-		forbidden: append(own("mux", "auth", "joinlink", "wire", "config", "admin", "program", "daemon", "office"), module+"/tunnel/...", "github.com/hashicorp/yamux"),
+		forbidden: append(own("mux", "auth", "joinlink", "wire", "seal", "replay", "rtphc", "redundancy", "bundle", "config", "admin", "program", "daemon", "office"), module+"/tunnel/...", "github.com/hashicorp/yamux"),
 	},
 	{
 		why:       "the tunnel carries messages that it does not understand",
-		packages:  []string{"internal/mux/...", "internal/auth/...", "internal/wire/...", "tunnel/..."},
+		packages:  []string{"internal/mux/...", "internal/auth/...", "internal/wire/...", "internal/bundle/...", "internal/seal/...", "tunnel/..."},
 		forbidden: append(own("sipfwd", "sipmsg", "sdp", "relay", "config", "admin", "logging", "program", "daemon", "office"), "github.com/emiago/...", "github.com/pion/..."),
 	},
 	{
@@ -159,7 +165,10 @@ func TestImports(t *testing.T) {
 }
 
 // pure are the packages that know no goroutine either.
-var pure = []string{"internal/wire", "internal/sipmsg", "internal/sdp"}
+var pure = []string{
+	"internal/wire", "internal/sipmsg", "internal/sdp",
+	"internal/replay", "internal/seal", "internal/rtphc", "internal/redundancy", "internal/bundle",
+}
 
 func TestParsersStartNothing(t *testing.T) {
 	forEachFile(t, pure, func(files *token.FileSet, _ string, file *ast.File) {

@@ -27,6 +27,10 @@ func parse(t Type, body []byte) (frame, error) {
 		return wrap(ParseRefused(body))
 	case TypeBye:
 		return wrap(ParseBye(body))
+	case TypeOpenPath:
+		return wrap(ParseOpenPath(body))
+	case TypePathOpened:
+		return wrap(ParsePathOpened(body))
 	case TypeAck:
 		return wrap(ParseAck(body))
 	case TypeSIP:
@@ -73,6 +77,8 @@ func samples() map[string]frame {
 		},
 		"refused":        Refused{Code: CodeLimit, RetryAfter: 30},
 		"bye":            Bye{Code: CodeShutdown, RetryAfter: 1, Text: "restart"},
+		"open-path":      OpenPath{Suite: 1, Connection: 0xa1b2c3d4},
+		"path-opened":    PathOpened{Connection: 0x01020304, Port: 5090},
 		"ack":            Ack{Received: 1234},
 		"sip":            SIP{Phone: 1, Message: []byte("OPTIONS sip:pbx.example.com SIP/2.0\r\n\r\n")},
 		"open-phone":     OpenPhone{Phone: 1, Key: "urn:uuid:1", State: []byte("state")},
@@ -155,6 +161,10 @@ func TestProtocolDocument(t *testing.T) {
 		path := filepath.Join("testdata", "frames", name+".hex")
 		if auth, ok := strings.CutPrefix(name, "auth/"); ok {
 			path = filepath.Join("..", "auth", "testdata", "frames", auth+".hex")
+		} else if record, ok := strings.CutPrefix(name, "record/"); ok {
+			path = filepath.Join("testdata", "records", record+".hex")
+		} else if sealed, ok := strings.CutPrefix(name, "seal/"); ok {
+			path = filepath.Join("..", "seal", "testdata", sealed+".hex")
 		}
 		if got, want := readHex(t, text.String()), readVector(t, path); !bytes.Equal(got, want) {
 			t.Errorf("%s: the document has\n%x, the vector\n%x", name, got, want)
@@ -165,7 +175,12 @@ func TestProtocolDocument(t *testing.T) {
 			t.Errorf("PROTOCOL.md has no example of %s", name)
 		}
 	}
-	for _, name := range []string{"media-rtp", "media-rtcp", "auth/hello", "auth/params", "auth/share-p", "auth/share-v", "auth/confirm-p", "auth/accept", "auth/refuse-credentials"} {
+	for name := range recordSamples() {
+		if !seen["record/"+name] {
+			t.Errorf("PROTOCOL.md has no example of the record %s", name)
+		}
+	}
+	for _, name := range []string{"record/datagram-header", "seal/aes-client-0", "seal/aes-client-1", "seal/chacha-server-0", "media-rtp", "media-rtcp", "auth/hello", "auth/params", "auth/share-p", "auth/share-v", "auth/confirm-p", "auth/accept", "auth/refuse-credentials"} {
 		if !seen[name] {
 			t.Errorf("PROTOCOL.md has no example of %s", name)
 		}

@@ -70,6 +70,9 @@ const (
 	TypeRefused  Type = 0x03
 	TypeBye      Type = 0x04
 
+	TypeOpenPath   Type = 0x05
+	TypePathOpened Type = 0x06
+
 	TypeAck         Type = 0x10 // the only frame of the signalling stream that is not counted
 	TypeSIP         Type = 0x11
 	TypeOpenPhone   Type = 0x12
@@ -85,6 +88,7 @@ const (
 
 var typeNames = map[Type]string{
 	TypeAttach: "Attach", TypeAttached: "Attached", TypeRefused: "Refused", TypeBye: "Bye",
+	TypeOpenPath: "OpenPath", TypePathOpened: "PathOpened",
 	TypeAck: "Ack", TypeSIP: "SIP",
 	TypeOpenPhone: "OpenPhone", TypePhoneOpened: "PhoneOpened", TypePhoneFailed: "PhoneFailed",
 	TypeClosePhone: "ClosePhone", TypePhoneState: "PhoneState",
