@@ -191,7 +191,7 @@ func bytesPerPacket(t *testing.T, seed uint64, calls int, wait int64, size int) 
 	return float64(octets) / float64(packetsOut)
 }
 
-// TestOrderOfChannels bundles two streams of a channel and packets of all sizes.
+// TestSizes bundles packets of all sizes, the RTP and the RTCP of a channel.
 func TestSizes(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 6))
 	var now int64

@@ -183,7 +183,6 @@ type session struct {
 	sent       map[uint16][]byte // by low bits of the number
 	bytes, n   int
 	delivered  int
-	unknown    int
 	stale      int
 	overhead   int
 }
