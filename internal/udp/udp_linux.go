@@ -1,0 +1,309 @@
+package udp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/internal/dscp"
+)
+
+const (
+	maxSegments = 64 // of one buffer, the kernel's UDP_MAX_SEGMENTS
+	receiveSize = 64 << 10
+	// socketBuffer holds 100 ms of 50,000 packets a second, in bytes; the
+	// system may give less.
+	socketBuffer = 1 << 20
+
+	controlSize = 128 // room for the control messages of one call
+)
+
+// Conn is a UDP socket. Its methods are safe for concurrent use, but for Receive,
+// which is for one goroutine at a time.
+type Conn struct {
+	conn  *net.UDPConn
+	raw   syscall.RawConn
+	local netip.AddrPort
+	six   bool // the socket is of IPv6, and maybe of both
+	gso   bool
+
+	in      call
+	sending sync.Mutex // guards out and gso
+	out     call
+}
+
+// call is one system call with all that it points to, so that none of it is made
+// for each.
+type call struct {
+	message unix.Msghdr
+	vector  unix.Iovec
+	control [controlSize / 8]uint64 // it begins with numbers
+	name    [unix.SizeofSockaddrInet6]byte
+	buf     []byte
+	n       int
+	errno   syscall.Errno
+	attempt func(fd uintptr) bool
+}
+
+func (c *call) controlBytes() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&c.control[0])), controlSize)
+}
+
+// Listen opens a socket on addr of a network like "udp", "udp4" or "udp6".
+func Listen(network, addr string) (*Conn, error) {
+	config := net.ListenConfig{Control: dscp.Media.Control}
+	packet, err := config.ListenPacket(context.Background(), network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{conn: packet.(*net.UDPConn)}
+	if c.raw, err = c.conn.SyscallConn(); err != nil {
+		_ = c.conn.Close()
+		return nil, err
+	}
+	c.local = c.conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	_ = c.conn.SetReadBuffer(socketBuffer)
+	_ = c.conn.SetWriteBuffer(socketBuffer)
+	if err := c.raw.Control(c.setOptions); err != nil {
+		_ = c.conn.Close()
+		return nil, err
+	}
+	c.in.buf = make([]byte, receiveSize)
+	c.in.attempt, c.out.attempt = c.receive, c.send
+	return c, nil
+}
+
+// setOptions asks for what a system may refuse: all of it can be done without.
+func (c *Conn) setOptions(raw uintptr) {
+	fd := int(raw)
+	domain, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	c.six = domain == unix.AF_INET6
+	if c.six {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	} else {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	}
+	// A router whose next link is narrow cuts a datagram in two rather than to
+	// drop it and say so to nobody. IPv6 guarantees 1,280 bytes.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
+	_, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT)
+	c.gso = err == nil
+}
+
+// LocalAddr returns the address that the socket is bound to.
+func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
+
+// Close ends Receive and Send.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// Receive waits for datagrams and hands them to f one by one, valid during the
+// call only. It returns when those are handled that were there, or with an error
+// that wraps net.ErrClosed after Close. Other errors are passing ones.
+func (c *Conn) Receive(f func(datagram []byte, from Route)) error {
+	if err := c.raw.Read(c.in.attempt); err != nil {
+		return err
+	}
+	if c.in.errno != 0 {
+		return c.in.errno
+	}
+	if c.in.message.Flags&unix.MSG_TRUNC != 0 {
+		return nil
+	}
+	segment := c.in.n
+	from := Route{Remote: c.in.remote()}
+	c.in.eachControl(func(level, kind int32, data []byte) {
+		switch {
+		case level == unix.SOL_UDP && kind == unix.UDP_GRO && len(data) >= 4:
+			if size := int(binary.NativeEndian.Uint32(data)); size > 0 {
+				segment = size
+			}
+		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			from.Local = netip.AddrFrom4([4]byte(data[4:8]))
+		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			from.Local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
+		}
+	})
+	for rest := c.in.buf[:c.in.n]; len(rest) > 0; {
+		n := min(segment, len(rest))
+		f(rest[:n:n], from)
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// receive is one recvmsg. It says false when there is nothing.
+func (c *Conn) receive(fd uintptr) bool {
+	in := &c.in
+	in.vector.Base = &in.buf[0]
+	in.vector.SetLen(len(in.buf))
+	in.message = unix.Msghdr{Name: &in.name[0], Namelen: uint32(len(in.name)), Iov: &in.vector, Control: &in.controlBytes()[0]}
+	in.message.SetIovlen(1)
+	in.message.SetControllen(controlSize)
+	return in.do(unix.SYS_RECVMSG, fd)
+}
+
+// do makes the call, which does not wait, so that the runtime need not be told of
+// it. It says false when there is nothing, or no room.
+func (c *call) do(trap, fd uintptr) bool {
+	for {
+		n, _, errno := unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&c.message)), unix.MSG_DONTWAIT)
+		c.n, c.errno = int(n), errno
+		switch errno {
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		}
+		return true
+	}
+}
+
+// remote reads the struct sockaddr_in or sockaddr_in6 of the sender.
+func (c *call) remote() netip.AddrPort {
+	port := binary.BigEndian.Uint16(c.name[2:])
+	if binary.NativeEndian.Uint16(c.name[:]) == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(c.name[4:8])), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(c.name[8:24])).Unmap(), port)
+}
+
+// eachControl calls f for each control message that came.
+func (c *call) eachControl(f func(level, kind int32, data []byte)) {
+	rest := c.controlBytes()[:min(int(c.message.Controllen), controlSize)]
+	for len(rest) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&rest[0]))
+		length := int(h.Len)
+		if length < unix.SizeofCmsghdr || length > len(rest) {
+			return
+		}
+		f(h.Level, h.Type, rest[unix.CmsgLen(0):length])
+		rest = rest[min(unix.CmsgSpace(length-unix.CmsgLen(0)), len(rest)):]
+	}
+}
+
+// Send sends the datagrams of b to a peer. What the system has no room for is
+// dropped: the error is ErrQueueFull then, and dropped says how many. b is as it
+// was.
+func (c *Conn) Send(b *Burst, to Route) (dropped int, err error) {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	for i := 0; i < b.Len(); {
+		limit := 1
+		if c.gso {
+			limit = maxSegments
+		}
+		data, size, next := b.run(i, limit)
+		failed := c.sendRun(data, size, to)
+		if failed != nil && next-i > 1 && !errors.Is(failed, ErrQueueFull) && !errors.Is(failed, net.ErrClosed) {
+			// The device of the route cannot do it, or something before it
+			// cannot: then nothing can be sent this way, and all of it one by one.
+			c.gso = false
+			continue
+		}
+		if failed != nil {
+			dropped += next - i
+			err = failed
+		}
+		i = next
+	}
+	return dropped, err
+}
+
+// sendRun sends data, cut into datagrams of size bytes.
+func (c *Conn) sendRun(data []byte, size int, to Route) error {
+	out := &c.out
+	nameLength, err := out.setName(to.Remote, c.six)
+	if err != nil {
+		return err
+	}
+	out.vector.Base = &data[0]
+	out.vector.SetLen(len(data))
+	out.message = unix.Msghdr{Name: &out.name[0], Namelen: nameLength, Iov: &out.vector}
+	out.message.SetIovlen(1)
+	used := 0
+	if len(data) > size {
+		used = out.putControl(used, unix.SOL_UDP, unix.UDP_SEGMENT, 2)
+		binary.NativeEndian.PutUint16(out.controlBytes()[used-unix.CmsgSpace(2)+unix.CmsgLen(0):], uint16(size))
+	}
+	if to.Local.IsValid() {
+		used = out.putSource(used, to.Local, c.six)
+	}
+	if used > 0 {
+		out.message.Control = &out.controlBytes()[0]
+		out.message.SetControllen(used)
+	}
+	if err := c.raw.Write(out.attempt); err != nil {
+		return err
+	}
+	switch out.errno {
+	case 0:
+		return nil
+	case unix.EAGAIN, unix.ENOBUFS:
+		return ErrQueueFull
+	}
+	return out.errno
+}
+
+// send is one sendmsg. It never asks to wait for room.
+func (c *Conn) send(fd uintptr) bool {
+	c.out.do(unix.SYS_SENDMSG, fd)
+	return true
+}
+
+// putControl begins a control message of n bytes behind the used ones and returns
+// where the next one begins.
+func (c *call) putControl(used int, level, kind int32, n int) int {
+	space := unix.CmsgSpace(n)
+	b := c.controlBytes()[used : used+space]
+	clear(b)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(n))
+	return used + space
+}
+
+// putSource asks for the address that the datagram comes from.
+func (c *call) putSource(used int, local netip.Addr, six bool) int {
+	if six {
+		next := c.putControl(used, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+		ip := local.As16()
+		copy(c.controlBytes()[used+unix.CmsgLen(0):], ip[:])
+		return next
+	}
+	next := c.putControl(used, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+	ip := local.As4()
+	copy(c.controlBytes()[used+unix.CmsgLen(0)+4:], ip[:]) // ipi_spec_dst
+	return next
+}
+
+// setName makes name the struct sockaddr_in or sockaddr_in6 of to.
+func (c *call) setName(to netip.AddrPort, six bool) (length uint32, err error) {
+	clear(c.name[:])
+	binary.BigEndian.PutUint16(c.name[2:], to.Port())
+	if !six {
+		if !to.Addr().Unmap().Is4() {
+			return 0, unix.EAFNOSUPPORT
+		}
+		binary.NativeEndian.PutUint16(c.name[:], unix.AF_INET)
+		ip := to.Addr().Unmap().As4()
+		copy(c.name[4:], ip[:])
+		return unix.SizeofSockaddrInet4, nil
+	}
+	binary.NativeEndian.PutUint16(c.name[:], unix.AF_INET6)
+	ip := to.Addr().As16()
+	copy(c.name[8:], ip[:])
+	if zone := to.Addr().Zone(); zone != "" {
+		if ifi, err := net.InterfaceByName(zone); err == nil {
+			binary.NativeEndian.PutUint32(c.name[24:], uint32(ifi.Index))
+		}
+	}
+	return unix.SizeofSockaddrInet6, nil
+}
