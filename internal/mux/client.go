@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/auth"
@@ -51,7 +52,10 @@ type ClientConfig struct {
 	Software string
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	Handler  ClientHandler
-	Counters *counter.Set
+	Pacing   Pacing // of the datagrams of media
+	// NoDatagrams has all media go over the connection.
+	NoDatagrams bool
+	Counters    *counter.Set
 
 	backoff backoff // zero: the defaults; for tests
 }
@@ -84,7 +88,8 @@ type Client struct {
 	config ClientConfig
 	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{} // run has ended
+	done   chan struct{}             // run has ended
+	path   atomic.Pointer[mediaPath] // the present session's; nil: none
 
 	mu      sync.Mutex
 	pin     string
@@ -127,6 +132,13 @@ func (c *Client) Traffic() (in, out uint64, rtt time.Duration, remote net.Addr) 
 		remote = l.conn.RemoteAddr()
 	}
 	return in, out, rtt, remote
+}
+
+// FlushMedia sends the media that waits for others, with Pacing.Manual.
+func (c *Client) FlushMedia() {
+	if p := c.path.Load(); p != nil {
+		p.flush()
+	}
 }
 
 // Close says Bye, ends the session and waits for everything that the client
@@ -199,6 +211,7 @@ func (c *Client) pause(s *ClientSession, wait time.Duration) *ClientSession {
 func (c *Client) lose(s *ClientSession, err error) {
 	if s != nil {
 		s.endpoint.out.close(ErrSessionLost)
+		s.closePath()
 		c.config.Handler.Lost(s, err)
 	}
 }
@@ -218,6 +231,9 @@ func (c *Client) carry(s *ClientSession, conn *connection) (*ClientSession, erro
 		s = newClientSession(c, conn.attached)
 	}
 	l := newLink(conn.raw, conn.ys, conn.control, true)
+	if s.path != nil {
+		l.secret, l.pathID = conn.secret, s.newPathID()
+	}
 	s.attach(l)
 	c.mu.Lock()
 	c.link = l

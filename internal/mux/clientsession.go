@@ -25,6 +25,10 @@ type ClientSession struct {
 	// client's goroutine.
 	until time.Time
 
+	paths      pathTable // of the media path
+	pathReader sync.WaitGroup
+	pathID     uint32 // offered last; owned by the client's goroutine
+
 	overflow sync.Once
 	over     chan struct{} // closed when the server did not acknowledge enough
 
@@ -34,11 +38,13 @@ type ClientSession struct {
 }
 
 func newClientSession(c *Client, m wire.Attached) *ClientSession {
-	return &ClientSession{
+	s := &ClientSession{
 		endpoint: newEndpoint(c.config.Counters), client: c,
 		id: m.Session, secret: m.Secret, epoch: m.Epoch, attached: m,
 		relays: make(map[uint32]struct{}), over: make(chan struct{}),
 	}
+	s.openPath()
+	return s
 }
 
 // ID returns the session's name for logs, the same as on the server.
@@ -83,6 +89,9 @@ func (s *ClientSession) CloseRelay(channel uint32) error {
 	if ok && link != nil {
 		link.closeMedia(channel)
 	}
+	if s.path != nil {
+		s.path.closeChannel(channel)
+	}
 	return s.send(wire.CloseRelay{Channel: channel}.Append(nil))
 }
 
@@ -95,7 +104,7 @@ func (s *ClientSession) SendSIP(phone uint32, msg []byte) error {
 // SendMedia sends a packet to a relay. It never blocks: what cannot go now is
 // dropped, the oldest first, and counted. The packet is copied.
 func (s *ClientSession) SendMedia(channel uint32, rtcp bool, packet []byte) {
-	s.media.push(channel, rtcp, packet)
+	s.sendMedia(channel, rtcp, packet)
 }
 
 func (s *ClientSession) send(frame []byte) error {
@@ -201,6 +210,9 @@ func (s *ClientSession) relayOpened(channel uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.relays[channel] = struct{}{}
+	if s.path != nil {
+		s.path.openChannel(channel)
+	}
 	if s.link != nil {
 		s.link.openMedia(channel)
 	}

@@ -18,6 +18,7 @@ type connection struct {
 	ys       *yamux.Session
 	control  *yamux.Stream
 	attached wire.Attached
+	secret   []byte // for the media path
 	started  time.Time
 }
 
@@ -65,7 +66,13 @@ func (c *Client) connect(s *ClientSession) (_ *connection, err error) {
 		ys.Close()
 		return nil, err
 	}
-	return &connection{raw: raw, ys: ys, control: control, attached: attached, started: time.Now()}, nil
+	secret, err := mediaSecret(secure)
+	if err != nil {
+		conn.Close()
+		ys.Close()
+		return nil, err
+	}
+	return &connection{raw: raw, ys: ys, control: control, attached: attached, secret: secret, started: time.Now()}, nil
 }
 
 // authenticate makes sure that both ends know the password and that the server

@@ -13,6 +13,7 @@ import (
 type endpoint struct {
 	out   outbox
 	media mediaQueue
+	path  *mediaPath // nil: media goes over the connection only
 	// received counts the counted frames that have been handled. Only the
 	// link's signalling reader adds to it, after it has handled a frame, so
 	// that a frame is either handled and counted or asked for again.
@@ -33,6 +34,13 @@ func (e *endpoint) sendSIP(phone uint32, msg []byte) error {
 	return e.out.add(wire.SIP{Phone: phone, Message: msg}.Append(frame))
 }
 
+// sendMedia sends a packet the way that works best just now.
+func (e *endpoint) sendMedia(channel uint32, rtcp bool, packet []byte) {
+	if e.path == nil || !e.path.push(channel, rtcp, packet) {
+		e.media.push(channel, rtcp, packet)
+	}
+}
+
 // linkUser is what a link serves: a Session or a ClientSession.
 type linkUser interface {
 	// signal handles one counted frame; calls come one after the other. An
@@ -42,6 +50,9 @@ type linkUser interface {
 	packet(channel uint32, rtcp bool, packet []byte)
 	// hasRelay reports whether the channel is a relay of the session.
 	hasRelay(channel uint32) bool
+	// control handles a frame of the control stream of l, if it is one of the media
+	// path's.
+	control(l *link, t wire.Type, body []byte) (known bool, err error)
 	// bye is told that the peer ended the session.
 	bye(e *ByeError)
 }

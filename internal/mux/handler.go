@@ -84,4 +84,5 @@ type SessionInfo struct {
 	BytesOut   uint64        `json:"bytes_out"`
 	Phones     int           `json:"phones"`
 	Relays     int           `json:"relays"`
+	Path       PathInfo      `json:"path"`
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/siptunnel/siptunnel/internal/auth"
+	"github.com/siptunnel/siptunnel/internal/seal"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
@@ -21,6 +22,7 @@ import (
 const (
 	exporterAuth   = "EXPORTER-siptunnel-auth"
 	exporterResume = "EXPORTER-siptunnel-resume"
+	// That of the media path is package seal's.
 )
 
 // baseTLS is what both ends have in common.
@@ -106,6 +108,12 @@ func resumeProof(conn *tls.Conn, secret [32]byte, epoch uint64) (proof [32]byte,
 		return proof, err
 	}
 	return proofOf(secret, out, epoch), nil
+}
+
+// mediaSecret is what the keys of the media path are derived from.
+func mediaSecret(conn *tls.Conn) ([]byte, error) {
+	state := conn.ConnectionState()
+	return state.ExportKeyingMaterial(seal.ExporterLabel, nil, seal.SecretLen)
 }
 
 // proofOf is HMAC-SHA256(secret, exporter | epoch).

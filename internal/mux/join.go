@@ -30,9 +30,8 @@ func (s *Server) join(raw *rawConn, secure *tls.Conn, ys *yamux.Session, credent
 	}
 	session, err := s.find(secure, m, credential)
 	if err == nil && session != nil {
-		link := newLink(raw, ys, control, false)
 		s.settled(raw.Conn)
-		if err = session.attach(link, m); err == nil {
+		if err = session.attach(s.newLink(raw, secure, ys, control), m); err == nil {
 			return nil
 		}
 	}
@@ -40,7 +39,7 @@ func (s *Server) join(raw *rawConn, secure *tls.Conn, ys *yamux.Session, credent
 		m = wire.Attach{Epoch: m.Epoch, Software: m.Software}
 		if session, err = s.create(credential, m); err == nil {
 			s.settled(raw.Conn)
-			err = session.attach(newLink(raw, ys, control, false), m)
+			err = session.attach(s.newLink(raw, secure, ys, control), m)
 		}
 	}
 	if err != nil {
@@ -48,6 +47,14 @@ func (s *Server) join(raw *rawConn, secure *tls.Conn, ys *yamux.Session, credent
 		control.Write(wire.Refused{Code: refusalCode(err), RetryAfter: 30}.Append(nil))
 	}
 	return err
+}
+
+// newLink makes the link of an authenticated connection.
+func (s *Server) newLink(raw *rawConn, secure *tls.Conn, ys *yamux.Session, control *yamux.Stream) *link {
+	l := newLink(raw, ys, control, false)
+	// TLS 1.3 exports in any case; without a secret media goes over the connection.
+	l.secret, _ = mediaSecret(secure)
+	return l
 }
 
 func refusalCode(err error) wire.Code {
@@ -95,6 +102,9 @@ func (s *Server) create(credential string, m wire.Attach) (*Session, error) {
 		grace:   time.NewTimer(s.config.Grace),
 		closing: make(chan struct{}),
 		phones:  make(map[uint32]string), keys: make(map[string]struct{}), relays: make(map[uint32]struct{}),
+	}
+	if s.datagrams != nil {
+		session.path = newMediaPath(s.datagrams, false, s.pathConfig(session))
 	}
 	rand.Read(session.id[:])
 	rand.Read(session.secret[:])

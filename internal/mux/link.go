@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 
+	"github.com/siptunnel/siptunnel/internal/seal"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
@@ -56,6 +57,10 @@ type link struct {
 	end        *endpoint
 	user       linkUser
 	rtt        atomic.Int64 // of the last ping, nanoseconds
+	// secret is for the keys of the media path; nil where there is none, and once it
+	// was used. Only readControl uses it.
+	secret []byte
+	pathID uint32 // the client's own, told to the server
 
 	tasks    sync.WaitGroup
 	dead     chan struct{} // closed by fail
@@ -134,6 +139,9 @@ func (l *link) run(end *endpoint, user linkUser) error {
 	l.end, l.user = end, user
 	end.media.start()
 	l.task(l.readControl)
+	if l.client && end.path != nil && l.secret != nil {
+		l.task(l.openPath)
+	}
 	l.task(l.ping)
 	l.task(l.writeMedia)
 	l.task(l.signal)
@@ -179,7 +187,12 @@ func (l *link) readControl() error {
 		if err != nil {
 			return l.brokenBy(err)
 		}
-		if t != wire.TypeBye {
+		switch known, err := l.user.control(l, t, body); {
+		case err != nil:
+			return l.broken(err)
+		case known:
+			continue
+		case t != wire.TypeBye:
 			l.end.counters.Counter("tunnel.ignored.control_frame").Inc()
 			continue
 		}
@@ -195,6 +208,12 @@ func (l *link) readControl() error {
 
 func byeError(m wire.Bye) *ByeError {
 	return &ByeError{Code: m.Code, RetryAfter: time.Duration(m.RetryAfter) * time.Second, Text: m.Text}
+}
+
+// openPath asks the server for a media path.
+func (l *link) openPath() error {
+	_, err := l.control.Write(wire.OpenPath{Suite: uint8(seal.PreferredSuite()), Connection: l.pathID}.Append(nil))
+	return err
 }
 
 // ping measures the round trip and notices a peer that has gone silent.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/udp"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
@@ -34,6 +35,7 @@ type ServerConfig struct {
 	PBX         netip.AddrPort // told to clients
 	Software    string         // told to clients
 	Limits      Limits
+	Pacing      Pacing // of the datagrams of media
 	Counters    *counter.Set
 	Logger      *zap.Logger // nil: none
 }
@@ -53,6 +55,10 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	pending   map[net.Conn]struct{} // not attached to a session yet
 	sessions  map[wire.SessionID]*Session
+
+	datagrams *udp.Conn // nil: none; set before the first session
+	paths     pathTable
+	toFlush   flushList
 }
 
 // NewServer makes a server. It does nothing before Serve.
@@ -283,6 +289,9 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	for _, session := range s.list() {
 		session.close(wire.CodeShutdown, ErrShutdown)
+	}
+	if s.datagrams != nil {
+		_ = s.datagrams.Close()
 	}
 	s.tasks.Wait()
 	return nil

@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/siptunnel/siptunnel/internal/seal"
+	"github.com/siptunnel/siptunnel/internal/udp"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
@@ -81,7 +83,7 @@ func (s *Session) SendSIP(phone uint32, msg []byte) error {
 // cannot go now is dropped, the oldest first, and counted. The packet is
 // copied.
 func (s *Session) SendMedia(channel uint32, rtcp bool, packet []byte) {
-	s.media.push(channel, rtcp, packet)
+	s.sendMedia(channel, rtcp, packet)
 }
 
 // SavePhoneState hands the client what the handler wants to get back in
@@ -150,6 +152,9 @@ func (s *Session) supervise() {
 	}
 	s.grace.Stop()
 	s.endpoint.out.close(ErrSessionLost)
+	if s.path != nil {
+		s.path.close()
+	}
 	s.handler.Closed(reason)
 	s.server.forget(s)
 	s.log.Debug("session closed", zap.Error(reason))
@@ -278,6 +283,35 @@ func (s *Session) packet(channel uint32, rtcp bool, packet []byte) {
 	s.handler.Media(channel, rtcp, packet)
 }
 
+// control opens the media path. That is asked once on a connection, since the
+// connection is what the keys are from.
+func (s *Session) control(l *link, t wire.Type, body []byte) (known bool, err error) {
+	if t != wire.TypeOpenPath || s.path == nil || l.secret == nil {
+		return false, nil
+	}
+	m, err := wire.ParseOpenPath(body)
+	if err != nil {
+		return true, err
+	}
+	own, err := s.server.paths.reserve()
+	if err != nil {
+		return true, err
+	}
+	err = s.path.rekey(l.secret, seal.Suite(m.Suite), m.Connection, own, udp.Route{})
+	clear(l.secret)
+	l.secret = nil
+	if err != nil {
+		s.server.paths.forget(own)
+		return true, err
+	}
+	port := s.server.datagrams.LocalAddr().Port()
+	if tcp, ok := l.conn.LocalAddr().(*net.TCPAddr); ok && tcp.Port == int(port) {
+		port = 0 // the usual one, whatever a router has made of it
+	}
+	_, err = l.control.Write(wire.PathOpened{Connection: own, Port: port}.Append(nil))
+	return true, err
+}
+
 // signal handles one frame from the client.
 func (s *Session) signal(t wire.Type, body []byte) error {
 	switch t {
@@ -401,6 +435,9 @@ func (s *Session) openRelay(body []byte) error {
 	s.mu.Lock()
 	s.relays[m.Channel] = struct{}{}
 	s.mu.Unlock()
+	if s.path != nil {
+		s.path.openChannel(m.Channel)
+	}
 	s.send(wire.RelayOpened{Channel: m.Channel, Addr: addr}.Append(nil))
 	return nil
 }
@@ -419,6 +456,9 @@ func (s *Session) closeRelay(body []byte) error {
 		if link != nil {
 			link.closeMedia(m.Channel)
 		}
+		if s.path != nil {
+			s.path.closeChannel(m.Channel)
+		}
 		s.handler.CloseRelay(m.Channel)
 	}
 	return nil
@@ -435,6 +475,11 @@ func (s *Session) info() SessionInfo {
 	}
 	if s.remote != nil {
 		i.Remote = s.remote.String()
+	}
+	if s.path != nil {
+		i.Path = s.path.info()
+		i.BytesIn += i.Path.BytesIn
+		i.BytesOut += i.Path.BytesOut
 	}
 	if s.link != nil {
 		i.RTT = time.Duration(s.link.rtt.Load())

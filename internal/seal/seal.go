@@ -68,6 +68,10 @@ func NewSealer(exported []byte, suite Suite, sender Sender, connection uint32) (
 	return s, nil
 }
 
+// Continue has the counter go on where that of an earlier Sealer of the same
+// direction, with other keys, has got to.
+func (s *Sealer) Continue(from *Sealer) { s.next, s.start = from.next, from.next }
+
 // Next returns the counter that the next datagram will have.
 func (s *Sealer) Next() uint64 { return s.next }
 
@@ -159,6 +163,13 @@ func NewOpener(exported []byte, suite Suite, sender Sender, connection uint32) (
 		return nil, err
 	}
 	return o, nil
+}
+
+// Continue takes over what an earlier Opener of the same direction, with other keys,
+// has received: counters go on.
+func (o *Opener) Continue(from *Opener) {
+	o.window, o.received, o.refused = from.window, from.received, from.refused
+	o.start = from.window.Highest()
 }
 
 // Highest returns the highest counter that was authenticated, Received how many
