@@ -146,7 +146,7 @@ func TestTable(t *testing.T) {
 		Program: Program{Name: "tunneld", Version: "v1", Protocol: "siptunnel/1", PID: 7, Started: now.Add(-25 * time.Hour)},
 		Listen:  ":5090", PublicAddress: "tunnel.example:5090", Pin: "PIN", MediaAddress: "192.0.2.1",
 		PBX:      PBX{Name: "pbx.example:5060", Address: "192.0.2.9:5060", Answers: true, RTTMS: 1.25, Checked: now},
-		Sessions: []Session{{ID: "s1", Credential: "berlin", Remote: "198.51.100.1:4000", Since: now.Add(-90 * time.Second), Attached: true, RTTMS: 20, Phones: 1, Calls: 1}},
+		Sessions: []Session{{ID: "s1", Credential: "berlin", Remote: "198.51.100.1:4000", Since: now.Add(-90 * time.Second), Attached: true, RTTMS: 20, Path: Path{Datagrams: true, RTTMS: 20.5}, Phones: 1, Calls: 1}},
 		Phones:   []Phone{{Session: "s1", Key: "k", AOR: "sip:101@example", Port: 6000, Address: "192.0.2.1:6000", UserAgent: "Evil\x1b[2J\tphone", Expires: now.Add(time.Minute)}},
 		Trunks:   []Trunk{{Session: "s1", Office: "berlin", Name: "pbx", Address: "192.0.2.1:6900"}},
 		Calls:    []Call{{Session: "s1", CallID: strings.Repeat("c", 100), From: "sip:101@example", To: "sip:102@example", Direction: "up", Started: now.Add(-time.Minute), Answered: now.Add(-5 * time.Second)}},
@@ -167,8 +167,8 @@ PBX        pbx.example:5060 (192.0.2.9:5060), answers OPTIONS in 1.2 ms
 media      192.0.2.1: 0 packets in, 0 out, 0 lost, 0 dropped since the start
 
 sessions: 1
-SESSION  CREDENTIAL  FROM               STATE  SINCE  RTT      OPEN PHONES  CALLS
-s1       berlin      198.51.100.1:4000  up     1m30s  20.0 ms  1            1
+SESSION  CREDENTIAL  FROM               STATE  SINCE  RTT      MEDIA ON      OPEN PHONES  CALLS
+s1       berlin      198.51.100.1:4000  up     1m30s  20.0 ms  UDP, 20.5 ms  1            1
 
 registered phones: 1
 AOR              SESSION  PBX SENDS TO    EXPIRES  USER-AGENT

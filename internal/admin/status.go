@@ -1,6 +1,9 @@
 package admin
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // The parts of a status that both programs have. Absent times and figures are left out of the JSON. Durations are in
 // seconds or milliseconds as their names say, so that scripts need no parser for them.
@@ -94,6 +97,28 @@ func (t *RelayTotals) Add(r Relay) {
 	t.PacketsDirect += r.PacketsDirect
 }
 
+// Path is the way of media through the tunnel.
+type Path struct {
+	Datagrams bool    `json:"datagrams"` // on UDP; or else over the connection
+	RTTMS     float64 `json:"rtt_ms,omitempty"`
+	Loss      float64 `json:"loss"` // of the datagrams that this program has sent in the last 10 s, as a share of them
+}
+
+// Describe gives the path in words.
+func (p Path) Describe() string {
+	if !p.Datagrams {
+		return "TCP"
+	}
+	text := "UDP"
+	if p.RTTMS > 0 {
+		text += ", " + millis(p.RTTMS)
+	}
+	if p.Loss > 0 {
+		text += fmt.Sprintf(", %.1f %% lost", 100*p.Loss)
+	}
+	return text
+}
+
 // Session is an office that is, or a moment ago was, connected to tunneld.
 type Session struct {
 	ID         string    `json:"id"`
@@ -102,6 +127,7 @@ type Session struct {
 	Since      time.Time `json:"since"`
 	Attached   bool      `json:"attached"` // false: its connection is gone and it may come back within the grace
 	RTTMS      float64   `json:"rtt_ms,omitempty"`
+	Path       Path      `json:"path"`
 	BytesIn    uint64    `json:"bytes_in"`
 	BytesOut   uint64    `json:"bytes_out"`
 	Phones     int       `json:"phones"`
@@ -142,6 +168,7 @@ type Tunnel struct {
 	Up        bool      `json:"up"`
 	Since     time.Time `json:"since,omitzero"` // of the present state
 	RTTMS     float64   `json:"rtt_ms,omitempty"`
+	Path      Path      `json:"path"`
 	BytesIn   uint64    `json:"bytes_in"`
 	BytesOut  uint64    `json:"bytes_out"`
 	Connects  uint64    `json:"connects"` // connections made so far

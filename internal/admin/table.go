@@ -34,13 +34,13 @@ func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 	if targets := s.PBX.Targets; len(targets) > 0 {
 		p.table("PBX addresses", "", "ADDRESS\tNAME\tSTATE\tRTT\tASKED\tERROR", len(targets), func(i int) []any { return targets[i].row(now) })
 	}
-	p.table("sessions", "none: no office is connected", "SESSION\tCREDENTIAL\tFROM\tSTATE\tSINCE\tRTT\tOPEN PHONES\tCALLS", len(s.Sessions), func(i int) []any {
+	p.table("sessions", "none: no office is connected", "SESSION\tCREDENTIAL\tFROM\tSTATE\tSINCE\tRTT\tMEDIA ON\tOPEN PHONES\tCALLS", len(s.Sessions), func(i int) []any {
 		e := s.Sessions[i]
 		state := "up"
 		if !e.Attached {
 			state = "cut, waiting"
 		}
-		return []any{e.ID, e.Credential, e.Remote, state, ago(now, e.Since), millis(e.RTTMS), e.Phones, e.Calls}
+		return []any{e.ID, e.Credential, e.Remote, state, ago(now, e.Since), millis(e.RTTMS), e.Path.Describe(), e.Phones, e.Calls}
 	})
 	p.phones(s.Phones, now)
 	p.trunks(s.Trunks, now)
@@ -124,6 +124,9 @@ func (t Tunnel) describe(now time.Time) string {
 	}
 	if t.Up && t.RTTMS > 0 {
 		text += ", round trip " + millis(t.RTTMS)
+	}
+	if t.Up {
+		text += ", media on " + t.Path.Describe()
 	}
 	if t.Up && t.Domain != "" {
 		text += ", domain of the PBX " + t.Domain

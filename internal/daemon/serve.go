@@ -24,6 +24,7 @@ import (
 	"github.com/siptunnel/siptunnel/internal/program"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
+	"github.com/siptunnel/siptunnel/internal/udp"
 )
 
 const (
@@ -108,9 +109,18 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 		Domain:      d.place.domain,
 		PBX:         d.place.pbx,
 		Software:    name + " " + config.Version(),
+		Pacing:      mux.Pacing{Wait: d.settings.MediaWait.Wait, Adapt: d.settings.MediaWait.Auto, Manual: true},
 		Counters:    &d.counters,
 		Logger:      d.log,
 	})
+	if d.settings.MediaTransport != config.MediaTCP {
+		datagrams, err := udp.Listen("udp", listener.Addr().String())
+		if err != nil {
+			return config.ListenError(err, "--listen", d.place.listen.String()+"/udp")
+		}
+		d.server.ServeDatagrams(datagrams)
+		d.OnStop(func() { _ = d.server.Close() })
+	}
 	d.store.OnRevoke = func(name string) { d.server.CloseCredential(name, errRevoked) }
 	if err := d.openControl(dir); err != nil {
 		return err
@@ -151,7 +161,11 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	if err != nil {
 		return config.ListenError(err, "--media-ports", net.JoinHostPort(d.place.mediaAddress.String(), d.settings.MediaPorts.String())+"/udp")
 	}
-	if d.poller, err = relay.NewPoller(relay.PollerConfig{}); err != nil {
+	d.poller, err = relay.NewPoller(relay.PollerConfig{
+		Wait:  func() time.Duration { return d.settings.MediaWait.Wait },
+		Flush: func() { d.server.FlushMedia() },
+	})
+	if err != nil {
 		return err
 	}
 	d.OnStop(func() { _ = d.poller.Close() })

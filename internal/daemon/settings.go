@@ -20,21 +20,23 @@ const (
 
 // settings are the flags of serve and the keys of the configuration file.
 type settings struct {
-	Listen         config.Endpoint   `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP. Default: ${default}."`
-	PublicAddress  config.Endpoint   `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
-	PBX            []config.Endpoint `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1" help:"The PBX, or several that stand in for each other, the preferred one first. Default: ${default}. A name without a port may have SRV records; else the port is 5060, 5061 over TLS."`
-	PBXTransport   transport         `name:"pbx-transport" setting:"" placeholder:"udp|tcp|tls" default:"udp" help:"How the PBX takes SIP. Default: ${default}."`
-	PBXTLSCA       string            `name:"pbx-tls-ca" setting:"" placeholder:"FILE" help:"The PBX's certificate, or that of its authority, PEM, for --pbx-transport tls. Default: what this machine trusts."`
-	PBXTLSInsecure bool              `name:"pbx-tls-insecure" setting:"" help:"Take any certificate for the PBX's: whoever is between can listen."`
-	Domain         config.Domain     `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the first host of --pbx."`
-	MediaAddress   config.Address    `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route, of the PBX's IP family."`
-	MediaPorts     config.PortRange  `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
-	PhonePorts     config.PortRange  `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
-	PhoneSources   phoneSources      `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
-	SourceNetwork  config.Network    `name:"phone-source-network" setting:"" placeholder:"CIDR" default:"127.77.0.0/16" help:"Network of these addresses, for a PBX on this machine's loopback; another one must be local to this machine. Default: ${default}."`
-	TrunkPort      []trunkPort       `setting:"" placeholder:"CREDENTIAL/TRUNK=PORT" help:"Port toward the PBX of a trunk of an office, inside of --phone-ports or not. Default: one of --phone-ports, the same again each time."`
-	LogLevel       logging.Level     `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
-	LogFormat      logging.Format    `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
+	Listen         config.Endpoint       `setting:"" placeholder:"[HOST]:PORT" default:":5090" help:"Where offices connect to, TCP, and UDP for media. Default: ${default}."`
+	PublicAddress  config.Endpoint       `setting:"" placeholder:"HOST[:PORT]" help:"What join links say: the name or address that offices reach this machine by. Default: the address of the default route."`
+	PBX            []config.Endpoint     `name:"pbx" setting:"" placeholder:"HOST[:PORT]" default:"127.0.0.1" help:"The PBX, or several that stand in for each other, the preferred one first. Default: ${default}. A name without a port may have SRV records; else the port is 5060, 5061 over TLS."`
+	PBXTransport   transport             `name:"pbx-transport" setting:"" placeholder:"udp|tcp|tls" default:"udp" help:"How the PBX takes SIP. Default: ${default}."`
+	PBXTLSCA       string                `name:"pbx-tls-ca" setting:"" placeholder:"FILE" help:"The PBX's certificate, or that of its authority, PEM, for --pbx-transport tls. Default: what this machine trusts."`
+	PBXTLSInsecure bool                  `name:"pbx-tls-insecure" setting:"" help:"Take any certificate for the PBX's: whoever is between can listen."`
+	Domain         config.Domain         `setting:"" placeholder:"NAME" help:"SIP domain of the PBX. Default: the first host of --pbx."`
+	MediaAddress   config.Address        `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route, of the PBX's IP family."`
+	MediaWait      config.MediaWait      `setting:"" placeholder:"TIME|auto" default:"2ms" help:"How long a packet of media waits for others to share a datagram: 0 to 20ms, or auto. Default: ${default}."`
+	MediaTransport config.MediaTransport `setting:"" placeholder:"auto|tcp" default:"auto" help:"How media crosses the tunnel: as datagrams on UDP whenever that works, or over the TCP connection only. Default: ${default}."`
+	MediaPorts     config.PortRange      `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
+	PhonePorts     config.PortRange      `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
+	PhoneSources   phoneSources          `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`
+	SourceNetwork  config.Network        `name:"phone-source-network" setting:"" placeholder:"CIDR" default:"127.77.0.0/16" help:"Network of these addresses, for a PBX on this machine's loopback; another one must be local to this machine. Default: ${default}."`
+	TrunkPort      []trunkPort           `setting:"" placeholder:"CREDENTIAL/TRUNK=PORT" help:"Port toward the PBX of a trunk of an office, inside of --phone-ports or not. Default: one of --phone-ports, the same again each time."`
+	LogLevel       logging.Level         `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
+	LogFormat      logging.Format        `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
 
 // validate finds settings that contradict each other.

@@ -50,7 +50,9 @@ func (d *daemon) status() admin.DaemonStatus {
 	for _, e := range d.server.Sessions() {
 		s.Sessions = append(s.Sessions, admin.Session{
 			ID: e.ID, Credential: e.Credential, Remote: e.Remote, Since: e.Since, Attached: e.Attached,
-			RTTMS: admin.Milliseconds(e.RTT), BytesIn: e.BytesIn, BytesOut: e.BytesOut, Phones: e.Phones, Calls: calls[e.ID],
+			RTTMS: admin.Milliseconds(e.RTT), BytesIn: e.BytesIn,
+			Path:     admin.Path{Datagrams: e.Path.Datagrams, RTTMS: admin.Milliseconds(e.Path.RTT), Loss: e.Path.Loss},
+			BytesOut: e.BytesOut, Phones: e.Phones, Calls: calls[e.ID],
 		})
 	}
 	return s

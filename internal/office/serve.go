@@ -84,7 +84,10 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 	if err != nil {
 		return err
 	}
-	poller, err := relay.NewPoller(relay.PollerConfig{})
+	poller, err := relay.NewPoller(relay.PollerConfig{
+		Wait:  func() time.Duration { return p.settings.MediaWait.Wait },
+		Flush: func() { p.client.FlushMedia() },
+	})
 	if err != nil {
 		return err
 	}
@@ -106,6 +109,8 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 	dial.Software = software()
 	p.events = events{proxy: p, ready: make(chan struct{})}
 	dial.OnEvent = p.events.handle
+	dial.MediaWait, dial.AdaptMediaWait, dial.ManualFlush = p.settings.MediaWait.Wait, p.settings.MediaWait.Auto, true
+	dial.NoDatagrams = p.settings.MediaTransport == config.MediaTCP
 	var err error
 	if p.client, err = tunnel.New(dial); err != nil {
 		return &config.Error{Code: config.ExitConfig, Problem: "server", Err: err}
@@ -215,6 +220,7 @@ func (p *proxy) status() admin.ProxyStatus {
 			Server: now.Server, Name: p.access.link.Name, Pin: now.Pin, Session: now.Session, Up: now.Up, Since: now.Since,
 			RTTMS: admin.Milliseconds(now.RTT), BytesIn: now.BytesIn, BytesOut: now.BytesOut, Connects: now.Connects,
 			Domain: now.Domain,
+			Path:   admin.Path{Datagrams: now.Datagrams, RTTMS: admin.Milliseconds(now.PathRTT), Loss: now.PathLoss},
 		},
 		Phones:   admin.PhonesOf("", p.side.Phones()),
 		Trunks:   admin.TrunksOf("", p.side.Trunks()),

@@ -17,16 +17,18 @@ const (
 // settings are the flags of serve and the keys of the configuration file.
 type settings struct {
 	serverFlags
-	SIPListen     endpoints        `name:"sip-listen" setting:"" placeholder:"[HOST]:PORT" default:":5060" help:"Where phones send SIP, UDP and TCP; several with commas between them. Default: ${default}, every address of this machine."`
-	SIPTLSListen  endpoints        `name:"sip-tls-listen" setting:"" placeholder:"[HOST]:PORT" help:"Where phones send SIP over TLS. Default: off; port 5061 of the same addresses with --tls-cert."`
-	TLSCert       string           `name:"tls-cert" setting:"" placeholder:"FILE" help:"Certificate for phones over TLS, PEM, with its chain; read again when it is renewed. Default: one of our own making, in the state directory."`
-	TLSKey        string           `name:"tls-key" setting:"" placeholder:"FILE" help:"Its key, PEM."`
-	LANAddress    config.Address   `name:"lan-address" setting:"" placeholder:"IP" help:"Address of this machine that phones are told. Default: the one that each phone uses."`
-	MediaPorts    config.PortRange `setting:"" placeholder:"LOW-HIGH" default:"40000-49999" help:"UDP ports for the media of phones, two a call. Default: ${default}."`
-	PhoneNetworks []config.Network `setting:"" placeholder:"CIDR" help:"Networks to serve besides private and directly connected ones."`
-	Trunk         []trunk          `setting:"" placeholder:"NAME=HOST[:PORT][;transport=tcp]" help:"A PBX of the office that does not register: calls to and from it, of any user, go through the tunnel as those of one phone."`
-	LogLevel      logging.Level    `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
-	LogFormat     logging.Format   `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
+	SIPListen      endpoints             `name:"sip-listen" setting:"" placeholder:"[HOST]:PORT" default:":5060" help:"Where phones send SIP, UDP and TCP; several with commas between them. Default: ${default}, every address of this machine."`
+	SIPTLSListen   endpoints             `name:"sip-tls-listen" setting:"" placeholder:"[HOST]:PORT" help:"Where phones send SIP over TLS. Default: off; port 5061 of the same addresses with --tls-cert."`
+	TLSCert        string                `name:"tls-cert" setting:"" placeholder:"FILE" help:"Certificate for phones over TLS, PEM, with its chain; read again when it is renewed. Default: one of our own making, in the state directory."`
+	TLSKey         string                `name:"tls-key" setting:"" placeholder:"FILE" help:"Its key, PEM."`
+	LANAddress     config.Address        `name:"lan-address" setting:"" placeholder:"IP" help:"Address of this machine that phones are told. Default: the one that each phone uses."`
+	MediaWait      config.MediaWait      `setting:"" placeholder:"TIME|auto" default:"2ms" help:"How long a packet of media waits for others to share a datagram: 0 to 20ms, or auto. Default: ${default}."`
+	MediaTransport config.MediaTransport `setting:"" placeholder:"auto|tcp" default:"auto" help:"How media crosses the tunnel: as datagrams on UDP whenever that works, or over the TCP connection only. Default: ${default}."`
+	MediaPorts     config.PortRange      `setting:"" placeholder:"LOW-HIGH" default:"40000-49999" help:"UDP ports for the media of phones, two a call. Default: ${default}."`
+	PhoneNetworks  []config.Network      `setting:"" placeholder:"CIDR" help:"Networks to serve besides private and directly connected ones."`
+	Trunk          []trunk               `setting:"" placeholder:"NAME=HOST[:PORT][;transport=tcp]" help:"A PBX of the office that does not register: calls to and from it, of any user, go through the tunnel as those of one phone."`
+	LogLevel       logging.Level         `setting:"" placeholder:"LEVEL" default:"info" help:"debug, info, warn or error. Default: ${default}."`
+	LogFormat      logging.Format        `setting:"" placeholder:"FORMAT" default:"auto" help:"human, json, or auto: human on a terminal."`
 }
 
 // serverFlags name a server without a join link.
