@@ -101,7 +101,7 @@ func (p *pathPair) straighten() {
 
 func (p *pathPair) eventually(what string, f func() bool) {
 	p.t.Helper()
-	for deadline := time.Now().Add(20*time.Second); !f(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			for _, e := range []*pathEnd{p.client, p.server} {
 				p.t.Logf("%d packets, %+v, %+v, %v", e.received(), e.info(), e.in.unpacker.Dropped(), e.counters.Snapshot())
