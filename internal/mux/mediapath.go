@@ -67,7 +67,7 @@ type mediaPath struct {
 	count  pathCounters
 	began  time.Time
 
-	usable atomic.Bool // out.watch.proven, for a look without the lock
+	usable atomic.Bool // out.watch.proven, to be looked at without the lock
 
 	// The receiving half. It is locked before the sending half.
 	in struct {

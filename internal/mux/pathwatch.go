@@ -67,9 +67,6 @@ type pathWatch struct {
 	nextAt   time.Duration // of the next probe
 }
 
-// usable reports whether media may go as datagrams.
-func (w *pathWatch) usable() bool { return w.proven }
-
 // sent takes note of a datagram with media, and reports whether the path is
 // silent and was left just now.
 func (w *pathWatch) sent(now time.Duration) (silent bool) {
