@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -96,13 +97,23 @@ func (l *lab) compare(ctx context.Context, routes []route, scenario string, coun
 			return nil, fmt.Errorf("%s: %w", r.name, why)
 		}
 	}
+	// A round in which something was repeated is void: on a busy machine that may
+	// be anybody's fault.
+	why := make([]error, len(routes))
 	for range rounds {
 		for i, r := range routes {
 			one, err := l.measure(ctx, r, scenario, count)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", r.name, err)
+				why[i] = err
+				skip("result of a round over "+r.name, strings.SplitN(err.Error(), "\n", 2)[0])
+				continue
 			}
 			all[i] = append(all[i], one)
+		}
+	}
+	for i, r := range routes {
+		if len(all[i]) == 0 {
+			return nil, fmt.Errorf("%s: %w", r.name, why[i])
 		}
 	}
 	medians := make([]outcome, len(routes))
