@@ -342,6 +342,7 @@ func phoneMoved(t *testing.T, reboot bool) {
 		a.reboot()
 	}
 	a.registers()
+	eventually(t, "the binding at the old address is gone", func() bool { return len(r.lan.Phones()) == 1 })
 	if got := a.ask(before); got != 480 {
 		t.Errorf("at the old port: %d", got)
 	}
