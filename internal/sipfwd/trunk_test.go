@@ -37,7 +37,7 @@ func (r *rig) withTrunks(trunks ...Trunk) *rig {
 	return r
 }
 
-// trunkAt is a trunk to the office PBX a, by the name office.example.
+// trunkTo is a trunk to the office PBX a, by the name office.example.
 func trunkTo(name string, a *agent) Trunk {
 	return Trunk{Name: name, Host: "office.example", Port: a.addr().Port(), Transport: a.transport(), Addr: a.addr().Addr()}
 }
@@ -165,6 +165,33 @@ func TestTrunkOptions(t *testing.T) {
 	r.pbxSock.reply(m, "200 OK")
 	if res := office.next(); res.StatusCode() != 200 {
 		t.Errorf("the office PBX got:\n%s", res.raw)
+	}
+}
+
+// TestTrunkToPBXOverTCP: the transports of the two PBXs do not meet.
+func TestTrunkToPBXOverTCP(t *testing.T) {
+	r := newRigOver(t, "TCP")
+	office := newAgent(t, "127.0.0.1:0")
+	r.withTrunks(trunkTo("berlin", office))
+	at := r.trunkPort("berlin")
+	office.send(r.proxy, phoneCall(t, office, "100", "carol").request("SUBSCRIBE", "sip:carol@"+testDomain, "Contact: <sip:100@"+office.addr().String()+">"))
+	m := r.pbxSock.next()
+	if got := m.header("Contact"); got != "<sip:100@"+at.String()+";transport=tcp>" {
+		t.Errorf("the PBX got Contact %s", got)
+	}
+	r.pbxSock.reply(m, "200 OK")
+	if res := office.next(); res.StatusCode() != 200 {
+		t.Errorf("the office PBX got:\n%s", res.raw)
+	}
+	pbx := newTCPAgent(t, at)
+	pbx.send(at, phoneCall(t, pbx, "carol", "100").request("MESSAGE", "sip:100@"+at.String()+";transport=tcp"))
+	in := office.next()
+	if want := "sip:100@office.example" + portSuffix(int(office.addr().Port())); string(in.RequestURI()) != want {
+		t.Errorf("the office PBX is asked for %s, want %s", in.RequestURI(), want)
+	}
+	office.reply(in, "200 OK")
+	if res := pbx.next(); res.StatusCode() != 200 {
+		t.Errorf("the PBX got:\n%s", res.raw)
 	}
 }
 
