@@ -20,6 +20,8 @@ var (
 	tooManyCalls   = &refusal{503, "Too Many Calls", "sip.refused.too_many_dialogs", []string{"Retry-After", "10"}}
 	tooManyHops    = &refusal{483, "Too Many Hops", "sip.refused.too_many_hops", nil}
 	noRoomLeft     = &refusal{503, "Service Unavailable", "sip.refused.too_many_transactions", []string{"Retry-After", "10"}}
+	tooLarge       = &refusal{513, "Message Too Large", "sip.refused.too_large", nil}
+	tooLargeForUDP = &refusal{513, "Message Too Large", "sip.refused.too_large_for_udp", nil}
 	requestTimeout = &refusal{408, "Request Timeout", "", nil}
 	pbxUnreachable = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
 	trunkAway      = &refusal{503, "Trunk Unreachable", "sip.refused.trunk_unreachable", []string{"Retry-After", "10"}}

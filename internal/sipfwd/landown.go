@@ -79,7 +79,13 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 	if f.reliable() {
 		m.EnsureContentLength()
 	}
-	c := p.edge.newClient(branch, string(m.Method()), requestKey(m), appendEdited(nil, m, p.side.counters), f)
+	out := appendEdited(nil, m, p.side.counters)
+	if tooLargeFor(f, out) {
+		p.side.counters.Counter(tooLargeForUDP.counter).Inc()
+		refuse(tooLargeForUDP.status, tooLargeForUDP.reason)
+		return
+	}
+	c := p.edge.newClient(branch, string(m.Method()), requestKey(m), out, f)
 	if c == nil {
 		refuse(503, noRoomLeft.reason)
 		return

@@ -240,7 +240,7 @@ func (p *lanPhone) toTunnel(msg []byte) {
 // forward sends the edited message p.msg into the tunnel. It reports false when
 // our edits of it make no message.
 func (p *lanPhone) forward() bool {
-	p.out = appendEdited(p.out[:0], &p.msg, p.side.counters)
+	p.out = forTunnel(p.out[:0], &p.msg, p.side.counters)
 	p.toTunnel(p.out)
 	return len(p.out) > 0
 }

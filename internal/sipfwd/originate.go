@@ -21,7 +21,8 @@ import (
 // 100 does. headers are name, value pairs.
 func ownResponse(request []byte, status int, reason, toTag string, headers ...string) []byte {
 	var m sipmsg.Message
-	if m.Parse(request) != nil {
+	// What was added to its Via may have made it too large, and no less readable.
+	if m.Parse(request) != nil && len(request) <= sipmsg.MaxSize {
 		return nil
 	}
 	return responseTo(&m, status, reason, toTag, headers...)

@@ -91,6 +91,12 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 		peer.send(out)
 		return
 	}
+	if tooLargeFor(peer, out) {
+		p.count(tooLargeForUDP.counter)
+		refuse(tooLargeForUDP)
+		p.legs.abandon(l, m, tooLargeForUDP.reason)
+		return
+	}
 	c := p.edge.newClient(branch, method, requestKey(m), out, peer)
 	if c == nil {
 		refuse(noRoomLeft)

@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -137,5 +138,31 @@ func TestTooLargeForAStream(t *testing.T) {
 	pbx.send(pbx.addr(), in.request("MESSAGE", uri, "Content-Type: text/plain", body))
 	if m := pbx.next(); m.StatusCode() != 513 {
 		t.Errorf("the PBX got:\n%s", m.raw)
+	}
+}
+
+// TestTooLargeForUDP: what came over a stream and fits into no datagram, or with
+// our edits not into the tunnel, is refused at once, both ways.
+func TestTooLargeForUDP(t *testing.T) {
+	r := newRig(t)
+	phone := newTCPAgent(t, r.proxy)
+	uri := r.register(newAgent(t, "127.0.0.1:0"), "carol")
+	pbx := pbxOverTCP(t, uri)
+	for _, from := range []struct {
+		a       *agent
+		at      netip.AddrPort
+		user    string
+		to, uri string
+	}{{phone, r.proxy, "alice", "bob", "sip:bob@" + testDomain}, {pbx, pbx.addr(), "bob", "carol", uri}} {
+		for _, size := range []int{65_450, 65_535} {
+			c := phoneCall(t, from.a, from.user, from.to)
+			message := func(body int) string {
+				return c.request("MESSAGE", from.uri, "Content-Type: text/plain", "body:"+strings.Repeat("x", body))
+			}
+			from.a.send(from.at, message(size-len(message(10_000))+10_000))
+			if m := from.a.next(); m.StatusCode() != 513 || !strings.Contains(m.header("Via"), c.branch) {
+				t.Errorf("%d bytes of %s: it got:\n%s", size, from.user, m.raw)
+			}
+		}
 	}
 }

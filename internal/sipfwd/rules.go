@@ -23,6 +23,17 @@ func appendEdited(dst []byte, m *sipmsg.Message, counters *counter.Set) []byte {
 	return m.AppendTo(dst)
 }
 
+// forTunnel is appendEdited for the tunnel, which carries messages up to
+// maxMessage: one that our edits have made larger is nothing.
+func forTunnel(dst []byte, m *sipmsg.Message, counters *counter.Set) []byte {
+	out := appendEdited(dst, m, counters)
+	if len(out) > maxMessage {
+		counters.Counter(tooLarge.counter).Inc()
+		return out[:0]
+	}
+	return out
+}
+
 // oneHopLess is RFC 3261 section 16.3 item 3 and section 16.6 step 3. It reports
 // false for the request m when that must go no further.
 func oneHopLess(m *sipmsg.Message) bool {

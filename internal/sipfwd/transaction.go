@@ -223,9 +223,15 @@ func (e *edge) retransmission(m *sipmsg.Message) bool {
 }
 
 // newServer starts the server transaction of m, to which the Via parameters
-// received and rport have been added; nil when there are too many, which peer is
-// told.
+// received and rport have been added; nil when there are too many, or when m has
+// become larger with them than the tunnel carries, which peer is told.
 func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
+	request := m.AppendTo(make([]byte, 0, len(m.Bytes())+64))
+	if len(request) > maxMessage {
+		e.counters.Counter(tooLarge.counter).Inc()
+		peer.send(answerTo(m, tooLarge))
+		return nil
+	}
 	if len(e.servers) >= maxTxPerPhone || !e.budget.take(txCost(m.Bytes())) {
 		e.counters.Counter(noRoomLeft.counter).Inc()
 		peer.send(answerTo(m, noRoomLeft))
@@ -234,7 +240,7 @@ func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
 	s := &serverTx{
 		key: requestKey(m), invite: string(m.Method()) == "INVITE", creates: createsDialog(m),
 		peer: peer, cost: txCost(m.Bytes()),
-		request: m.AppendTo(make([]byte, 0, len(m.Bytes())+64)),
+		request: request,
 	}
 	e.servers[s.key] = s
 	if s.invite {
@@ -391,6 +397,10 @@ func (e *edge) ack(m *sipmsg.Message) bool {
 }
 
 // --- client transactions ---------------------------------------------------
+
+// tooLargeFor reports whether msg can never be sent to: what fits into a stream
+// need not fit into a datagram.
+func tooLargeFor(to hop, msg []byte) bool { return !to.reliable() && len(msg) > maxDatagramUDP }
 
 // newClient sends request, which carries branch on top, and starts its client
 // transaction; nil when there are too many, or no request. The request must not
