@@ -23,8 +23,11 @@ import (
 // behind Kamailio, which sends numbers that begin with 9 there.
 type scripted struct {
 	*tunnel
-	server *peers.Script
-	phones map[string]*peers.Script // by transport
+	kamailio *lab.Process
+	config   peers.PBXConfig
+	turned   *lab.Capture // what reaches phones' ports over TCP
+	server   *peers.Script
+	phones   map[string]*peers.Script // by transport
 }
 
 // serverPort is where the scripted server listens, over UDP and TCP.
@@ -35,8 +38,9 @@ func newScripted(t *testing.T) *scripted {
 	t.Helper()
 	s := &scripted{tunnel: prepareTunnel(t, lab.New(t)), phones: map[string]*peers.Script{}}
 	host := s.Desk("server")
-	peers.StartKamailio(t, s.Lab, peers.PBXConfig{Domain: domain, Users: users, Trunk: netip.AddrPortFrom(host.Addr, serverPort)})
-	s.inside = s.PBX.Capture("lo", insideFilter)
+	s.config = peers.PBXConfig{Domain: domain, Users: users, Trunk: netip.AddrPortFrom(host.Addr, serverPort)}
+	s.kamailio = peers.StartKamailio(t, s.Lab, s.config)
+	s.inside, s.turned = s.PBX.Capture("lo", insideFilter), s.PBX.Capture("lo", "tcp dst portrange 6000-6999")
 	s.watchWAN()
 	s.startDaemon()
 	s.join()
@@ -100,6 +104,10 @@ func TestFeatures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) { s.each(t, test.run) })
 	}
 	t.Run("a phone turns to TCP", s.turnsToTCP)
+	t.Run("lost datagrams", s.lossy)
+	// These start other PBXs.
+	t.Run("64 KiB", s.wholeSize)
+	t.Run("digest with SHA-256", s.sha256)
 }
 
 // each runs the test with the phone of each transport.

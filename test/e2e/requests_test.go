@@ -126,25 +126,121 @@ func filler(size int) string {
 }
 
 // large: messages of all sizes, up to what fits into a datagram, which is how tunneld speaks to this PBX. The PBX itself turns to
-// TCP above 20,000 bytes.
+// TCP, at the phone's port, above 20,000 bytes.
 func (s *scripted) large(t *testing.T, phone *peers.Script) {
-	for _, size := range []int{1400, 1600, 9000, 30000, 60000} {
-		if size > 60000 && phone.Transport == "UDP" {
-			continue
+	for _, size := range []int{1400, 1600, 9000, 30000, 65000} {
+		if phone.Transport == "UDP" {
+			size = min(size, 64000)
 		}
-		lines := "Content-Type: text/plain\nContent-Length: {length}\n\n" + filler(size)
-		sent := s.toServer(phone, "MESSAGE", lines)
-		arrived := arrives(t, s.server, sent)
-		untouched(t, sent, arrived.Message, "contact")
-		answered := s.server.Answer(arrived, "200 OK", "server", lines)
-		untouched(t, answered, phone.Final(soon, sent).Message)
-
-		sent = s.toPhone(phone, "MESSAGE", lines)
-		arrived = arrives(t, phone, sent)
-		untouched(t, sent, arrived.Message)
-		answered = phone.Answer(arrived, "200 OK", "phone", lines)
-		untouched(t, answered, s.server.Final(soon, sent).Message)
+		down := s.ofSize(t, phone, size)
+		if size > 20000 {
+			s.turned.WaitSIP(soon, "the PBX turns to TCP", func(m *pcap.Message) bool {
+				return m.Method == "MESSAGE" && m.Header("Call-ID") == down.Header("Call-ID")
+			})
+		}
 	}
+}
+
+// ofSize sends a message of about so many bytes both ways, with answers of the same size, and returns the one to the phone.
+func (s *scripted) ofSize(t *testing.T, phone *peers.Script, size int) (down *pcap.Message) {
+	t.Helper()
+	lines := "Content-Type: text/plain\nContent-Length: {length}\n\n" + filler(size-1000)
+	up := s.toServer(phone, "MESSAGE", lines)
+	arrived := arrives(t, s.server, up)
+	untouched(t, up, arrived.Message, "contact")
+	answered := s.server.Answer(arrived, "200 OK", "server", lines)
+	untouched(t, answered, phone.Final(soon, up).Message)
+
+	down = s.toPhone(phone, "MESSAGE", lines)
+	arrived = arrives(t, phone, down)
+	untouched(t, down, arrived.Message)
+	answered = phone.Answer(arrived, "200 OK", "phone", lines)
+	untouched(t, answered, s.server.Final(soon, down).Message)
+	return down
+}
+
+// lossy: the network toward a peer over UDP loses every second datagram. What comes from a phone over TCP, and what comes from
+// the PBX, is repeated there until it is answered.
+func (s *scripted) lossy(t *testing.T) {
+	s.server.In(t)
+	lose := func(host *lab.Host, match string) func() {
+		host.NFT("table ip lossy {\n chain input {\n type filter hook input priority 0\n " + match + " numgen inc mod 2 == 0 drop\n }\n}")
+		return func() { host.NFT("delete table ip lossy") }
+	}
+	copies := func(on *lab.Capture, sent *pcap.Message) (all []string) {
+		for _, m := range on.SIP() {
+			if m.Method == "MESSAGE" && m.Header("Call-ID") == sent.Header("Call-ID") && m.Header("CSeq") == sent.Header("CSeq") {
+				all = append(all, string(m.Payload))
+			}
+		}
+		return all
+	}
+	for _, test := range []struct {
+		name  string
+		phone *peers.Script
+		host  *lab.Host
+		match string
+		send  func(*peers.Script) (*pcap.Message, *peers.Script)
+	}{
+		{"to the PBX", s.phones["TCP"], s.PBX, "iif lo udp dport 5060", func(phone *peers.Script) (*pcap.Message, *peers.Script) {
+			return s.toServer(phone, "MESSAGE", "Content-Length: 0\n\n"), s.server
+		}},
+		{"to a phone", s.phones["UDP"], s.phones["UDP"].Host, "udp sport 5060", func(phone *peers.Script) (*pcap.Message, *peers.Script) {
+			return s.toPhone(phone, "MESSAGE", "Content-Length: 0\n\n"), phone
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s.server.In(t)
+			test.phone.In(t)
+			wire := s.inside
+			if test.host != s.PBX {
+				wire = test.host.Capture("eth0", "udp port 5060")
+			}
+			defer lose(test.host, test.match)()
+			sent, to := test.send(test.phone)
+			arrived := arrives(t, to, sent)
+			if all := copies(wire, sent); len(all) < 2 || all[0] != all[1] {
+				t.Errorf("sent over the lossy network: %q, want the same twice", all)
+			}
+			to.Answer(arrived, "200 OK", "x", "")
+			if to == s.server {
+				test.phone.Final(soon, sent)
+			} else {
+				s.server.Final(soon, sent)
+			}
+		})
+	}
+}
+
+// wholeSize: before a PBX over TCP a message may have all of the 64 KiB that there are, with what is added on its way.
+func (s *scripted) wholeSize(t *testing.T) {
+	s.changeDaemon("--pbx-transport", "tcp")
+	for _, transport := range []string{"TCP", "TLS"} {
+		phone := s.phones[transport]
+		phone.In(t)
+		s.server.In(t)
+		phone.Register(domain, "")
+		s.ofSize(t, phone, 65400)
+	}
+}
+
+// sha256: challenges and credentials of another algorithm than MD5 pass as they are, for scripts and for a phone that knows it.
+func (s *scripted) sha256(t *testing.T) {
+	s.kamailio.Stop()
+	s.config.Algorithm = "SHA-256"
+	peers.StartKamailio(t, s.Lab, s.config)
+	s.changeDaemon()
+	p := peers.StartLinphone(t, s.Phone("linphone"), phone("carol", "udp", officeProxy), "")
+	s.each(t, func(t *testing.T, phone *peers.Script) {
+		phone.Register(domain, "")
+		if phone.Algorithm() != "SHA-256" {
+			t.Errorf("the challenge asks for %q", phone.Algorithm())
+		}
+		sent := s.toServer(phone, "MESSAGE", "Content-Length: 0\n\n")
+		s.server.Answer(arrives(t, s.server, sent), "200 OK", "server", "")
+		phone.Final(soon, sent)
+	})
+	p.Wait(soon, 0, linphoneRegistered)
 }
 
 const offer = `Contact: <sip:{user}@{at};transport={transport}>
@@ -206,8 +302,7 @@ func (s *scripted) inCall(t *testing.T, phone *peers.Script) {
 // turnsToTCP: a phone on UDP opens a connection for one request that is too large, and stays the same phone.
 func (s *scripted) turnsToTCP(t *testing.T) {
 	user := "carol"
-	host := s.Phone(user)
-	phone := peers.StartScript(t, host, peers.ScriptConfig{User: user, Password: users[user], To: officeSIP})
+	phone := peers.StartScript(t, s.Phone(user), peers.ScriptConfig{User: user, Password: users[user], To: officeSIP})
 	phone.Register(domain, "")
 	port := s.inside.WaitSIP(soon, "carol registers", func(m *pcap.Message) bool {
 		return m.Method == "REGISTER" && strings.Contains(m.Header("To"), user)
@@ -216,7 +311,7 @@ func (s *scripted) turnsToTCP(t *testing.T) {
 	s.server.Answer(arrives(t, s.server, small), "200 OK", "server", "")
 	phone.Final(soon, small)
 
-	phone.Turn(host)
+	phone.Turn()
 	lines := "Content-Type: text/plain\nContent-Length: {length}\n\n" + filler(9000)
 	sent := s.toServer(phone, "MESSAGE", lines)
 	arrived := arrives(t, s.server, sent)

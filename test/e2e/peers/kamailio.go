@@ -32,6 +32,8 @@ type PBXConfig struct {
 	Hunt    []string // two users: the number 8 rings the first for two seconds, then the second; nil: none
 	// Keeps is a directory where it keeps its registrations over a restart; empty: it forgets them.
 	Keeps string
+	// Algorithm is that of its digest challenges; empty: MD5.
+	Algorithm string
 	// Certificate and Key are files in PEM: it takes SIP over TLS too, on port 5061; empty: it does not.
 	Certificate, Key string
 	// Host is where it runs, on the host's own address; nil: the lab's host for the PBX, on all of its addresses.

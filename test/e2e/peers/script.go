@@ -28,15 +28,17 @@ import (
 // transactions: it never repeats anything by itself, and leaves out of its inbox what others repeat.
 type Script struct {
 	User, Password string
+	Host           *lab.Host
 	Addr           netip.AddrPort // own
 	Transport      string         // "UDP", "TCP" or "TLS", of what it sends by itself
 
-	t       testing.TB
-	to      netip.AddrPort // next hop
-	udp     net.PacketConn
-	stream  net.Conn
-	closers []io.Closer
-	readers sync.WaitGroup
+	t         testing.TB
+	algorithm string         // of the last challenge
+	to        netip.AddrPort // next hop
+	udp       net.PacketConn
+	stream    net.Conn
+	closers   []io.Closer
+	readers   sync.WaitGroup
 
 	mu     sync.Mutex // guards closers, closed, inbox, taken, seen, pongs
 	closed bool
@@ -72,7 +74,7 @@ func StartScript(t testing.TB, host *lab.Host, config ScriptConfig) *Script {
 		config.Port = 5060
 	}
 	s := &Script{
-		User: config.User, Password: config.Password, Transport: "UDP", t: t, to: config.To,
+		User: config.User, Password: config.Password, Host: host, Transport: "UDP", t: t, to: config.To,
 		Addr:  netip.AddrPortFrom(host.Addr, config.Port),
 		taken: map[*Message]bool{}, seen: map[string]bool{},
 	}
@@ -156,11 +158,11 @@ func (s *Script) connect(host *lab.Host, config *tls.Config) error {
 }
 
 // Turn has what the script sends from now on go over a new TCP connection, as phones do with requests too large for UDP.
-func (s *Script) Turn(host *lab.Host) {
+func (s *Script) Turn() {
 	s.t.Helper()
 	s.Transport = "TCP"
 	at := s.Addr
-	if err := s.connect(host, nil); err != nil {
+	if err := s.connect(s.Host, nil); err != nil {
 		s.t.Fatal(err)
 	}
 	s.Addr = at
@@ -367,6 +369,7 @@ func (s *Script) credentials(request *pcap.Message, challenge *Message) string {
 	}
 	_, uri, _ := strings.Cut(request.StartLine, " ")
 	uri, _, _ = strings.Cut(uri, " ")
+	s.algorithm = c.Algorithm
 	response, err := digest.Digest(c, digest.Options{Method: request.Method, URI: uri, Username: s.User, Password: s.Password, Count: 1})
 	if err != nil {
 		s.t.Fatalf("%s: %v", s.User, err)
@@ -382,7 +385,7 @@ Via: {via}
 Max-Forwards: 70
 From: <sip:{user}@`+domain+`>;tag=register
 To: <sip:{user}@`+domain+`>
-Call-ID: register-{user}-{at}
+Call-ID: register-{id}
 CSeq: {cseq} REGISTER
 Contact: <sip:{user}@{at};transport={transport}>`+parameters+`
 Expires: 3600
@@ -424,6 +427,9 @@ func (s *Script) Answer(m *Message, status, tag, lines string) *pcap.Message {
 	answer, _ := (&pcap.Packet{Time: time.Now(), Protocol: pcap.UDP, Payload: text}).SIP()
 	return answer
 }
+
+// Algorithm returns the algorithm that the latest challenge asked for; empty: none, which means MD5.
+func (s *Script) Algorithm() string { return s.algorithm }
 
 // branch returns the branch of the topmost Via.
 func branch(m *pcap.Message) string {
