@@ -209,12 +209,27 @@ func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, statu
 	}
 }
 
-// strayResponse forwards a 2xx to an INVITE whose transaction is over: the call
-// exists and only the phone can end it. All else is dropped.
+// strayResponse forwards a 2xx to an INVITE whose transaction is over while its
+// call goes on: another branch of a fork, which only the phone can end. All else is
+// dropped; the PBX ends a call of its own that nobody acknowledges.
 func (p *lanPhone) strayResponse(m *sipmsg.Message) {
-	if m.StatusCode()/100 != 2 || string(m.Method()) != "INVITE" || p.flow == nil || p.flow.gone.Load() {
+	var l *leg
+	if m.StatusCode()/100 == 2 && string(m.Method()) == "INVITE" {
+		l = pickLeg(p.legs.byKey[legKey{string(m.CallID()), up, string(m.FromTag())}], string(m.ToTag()))
+	}
+	if l == nil || l.ended || l.flow == nil || l.flow.gone.Load() {
 		p.side.counters.Counter("sip.dropped.stray_response").Inc()
 		return
 	}
-	p.flow.send(appendEdited(nil, m, p.side.counters))
+	if has, no := p.sdp.find(m); no != nil || has && !p.ensurePorts(l, l.flow, down) {
+		p.side.counters.Counter("sip.dropped.stray_response").Inc()
+		return
+	} else if has {
+		p.rewriteSDP(l, m, MediaPort.LAN) // whose media are in force it does not change
+	}
+	stripOutbound(m)
+	if l.flow.reliable() {
+		m.EnsureContentLength()
+	}
+	l.flow.send(appendEdited(nil, m, p.side.counters))
 }

@@ -146,7 +146,14 @@ func (w *world) phoneAsks(in *tape) {
 	w.talks = append(w.talks, t)
 	w.toOffice(h, []byte(c.request(method, "sip:200@"+testDomain, headers...)))
 	w.settle()
-	t.port = w.lastUp
+	t.port = w.latest()
+}
+
+// latest is the port that the PBX was asked from last.
+func (w *world) latest() *worldPort {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lastUp
 }
 
 func (w *world) pbxAsks(in *tape) {
@@ -310,6 +317,9 @@ func (w *world) spoilt(in *tape) {
 			return
 		}
 	}
+	w.mu.Lock()
+	w.altered = true // its SDP may be none, for us
+	w.mu.Unlock()
 	w.say(how, b)
 }
 
@@ -379,7 +389,7 @@ func (w *world) raw(in *tape) {
 	case side == 0:
 		w.toOffice(w.handsets[0], rest)
 	case side == 1:
-		w.toPort(w.lastUp, rest)
+		w.toPort(w.latest(), rest)
 	case len(conns) > 0 && side == 2:
 		w.fromStranger(rest)
 		w.pbx.FromTunnel(conns[n].id, rest)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +40,7 @@ type world struct {
 	ids      map[string]bool    // Call-IDs that anybody has ever used
 	sources  map[netip.AddrPort]bool
 	odd      int        // messages that came and are none
+	altered  bool       // a message came with some bytes changed
 	hostile  bool       // the tunnel has brought what neither half has sent
 	atPBX    []arrival  // requests that the PBX has not answered
 	atPhone  []arrival  // likewise
@@ -365,7 +367,15 @@ func (w *world) sent(toPhone bool, to netip.AddrPort, b []byte, port *worldPort)
 		}
 		return
 	}
+	foreign := [2]string{"c=IN IP4 192.0.2.9\r", "c=IN IP4 127.0.1.1"}[side]
+	negotiates := slices.Contains([]string{"INVITE", "ACK", "PRACK", "UPDATE"}, string(m.Method())) && m.StatusCode() < 300
+	if negotiates && !w.hostile && !w.altered && bytes.Contains(b, []byte(foreign)) {
+		w.errorf("an address of the other side in SDP:\n%s", b)
+	}
 	if !m.IsRequest() {
+		if isLate := toPhone && m.StatusCode()/100 == 2 && string(m.Method()) == "INVITE" && w.ids[string(m.CallID())]; isLate {
+			return // RFC 3261 section 16.7: however late, and whatever the PBX has made of its Via
+		}
 		if !w.heard[side][identity(&m)] && !w.hostile {
 			if w.odd--; w.odd < 0 {
 				w.errorf("a response to nothing:\n%s", b)
