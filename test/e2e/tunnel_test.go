@@ -197,11 +197,15 @@ func (tun *tunnel) options() int {
 // A status is as much of what `status --json` of a program prints as these tests look at.
 type status struct {
 	Sessions []struct {
-		Credential string `json:"credential"`
+		Credential string    `json:"credential"`
+		Path       mediaPath `json:"path"`
 	} `json:"sessions"`
 	Phones []struct {
 		AOR string `json:"aor"`
 	} `json:"phones"`
+	Tunnel struct {
+		Path mediaPath `json:"path"`
+	} `json:"tunnel"`
 	Trunks []struct {
 		Name    string `json:"name"`
 		Peer    string `json:"peer"`
@@ -215,6 +219,11 @@ type status struct {
 	} `json:"relay_totals"`
 	Relays   []struct{}        `json:"relays"`
 	Counters map[string]uint64 `json:"counters"`
+}
+
+// mediaPath is the way of media that a status tells of.
+type mediaPath struct {
+	Datagrams bool `json:"datagrams"`
 }
 
 // statuses asks both programs.
