@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/siptunnel/siptunnel/test/e2e/pcap"
 	"github.com/siptunnel/siptunnel/test/e2e/peers"
 )
 
@@ -157,5 +158,58 @@ func (s *scripted) unsolicited(t *testing.T, phone *peers.Script) {
 		}
 		answered := phone.Answer(arrived, "200 OK", "phone", "X-Answer: yes\n")
 		untouched(t, answered, s.server.Final(soon, sent).Message)
+	}
+}
+
+// presence: Kamailio itself keeps what is published and notifies; a baresip asks it for the messages of its user.
+func (s *scripted) presence(t *testing.T) {
+	publisher, watcher := s.phones["UDP"], s.phones["TCP"]
+	for _, p := range []*peers.Script{publisher, watcher} {
+		p.In(t)
+	}
+	config := phone("carol", "udp", officeProxy)
+	config.Mailbox = true
+	mailbox := start(t, s.Phone("mailbox"), config)
+
+	for _, e := range events[:3] {
+		publish := func(user, lines string) *peers.Message {
+			sent := publisher.Authorized(soon, fmt.Sprintf("PUBLISH sip:%[1]s@pbx.example SIP/2.0\nVia: {via}\nMax-Forwards: 70\n"+
+				"From: <sip:{user}@pbx.example>;tag={id}\nTo: <sip:%[1]s@pbx.example>\nCall-ID: {id}\nCSeq: {cseq} PUBLISH\n"+
+				"Event: %s\nExpires: 600\n%s", user, e.name, lines))
+			return publisher.Final(soon, sent)
+		}
+		sent := watcher.Authorized(soon, fmt.Sprintf("SUBSCRIBE sip:bob@pbx.example SIP/2.0\nVia: {via}\nMax-Forwards: 70\n"+
+			"From: <sip:{user}@pbx.example>;tag=watcher\nTo: <sip:bob@pbx.example>\nCall-ID: watch-%[1]s\nCSeq: {cseq} SUBSCRIBE\n"+
+			"Contact: <sip:{user}@{at};transport={transport}>\nEvent: %[1]s\nAccept: %[2]s\nExpires: 600\nContent-Length: 0\n\n",
+			e.name, e.accept))
+		accepted := watcher.Final(soon, sent)
+		if accepted.Status/100 != 2 {
+			t.Fatalf("SUBSCRIBE to %s is answered %s", e.name, accepted.StartLine)
+		}
+		notified := func(body string) {
+			t.Helper()
+			notify := watcher.Wait(soon, "NOTIFY about "+e.name+" with "+body, func(m *pcap.Message) bool {
+				return m.Method == "NOTIFY" && m.Header("Call-ID") == sent.Header("Call-ID") && strings.Contains(string(m.Body), body)
+			})
+			watcher.Answer(notify, "200 OK", "", "")
+		}
+		notified("")
+		if answer := publish("bob", e.told); answer.Status != 200 || answer.Header("SIP-ETag") == "" {
+			t.Errorf("PUBLISH of %s is answered %s with SIP-ETag %q", e.name, answer.StartLine, answer.Header("SIP-ETag"))
+		}
+		notified(map[string]string{"dialog": "<state>early</state>", "message-summary": "2/8 (0/2)", "presence": "<basic>open</basic>"}[e.name])
+		if e.name == "message-summary" {
+			publish("carol", e.told)
+			mailbox.WaitFor(soon, `Voice-Message: 2/8`)
+		}
+		over := calling(watcher, sent, accepted.Message).send("SUBSCRIBE", "Contact: <sip:{user}@{at};transport={transport}>\nEvent: "+
+			e.name+"\nExpires: 0\nContent-Length: 0\n\n")
+		if answer := watcher.Final(soon, over); answer.Status/100 != 2 {
+			t.Errorf("the end of the subscription to %s is answered %s", e.name, answer.StartLine)
+		}
+		terminated := watcher.Wait(soon, "the last NOTIFY", func(m *pcap.Message) bool {
+			return m.Method == "NOTIFY" && strings.HasPrefix(m.Header("Subscription-State"), "terminated")
+		})
+		watcher.Answer(terminated, "200 OK", "", "")
 	}
 }

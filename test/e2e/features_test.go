@@ -38,7 +38,8 @@ func newScripted(t *testing.T) *scripted {
 	t.Helper()
 	s := &scripted{tunnel: prepareTunnel(t, lab.New(t)), phones: map[string]*peers.Script{}}
 	host := s.Desk("server")
-	s.config = peers.PBXConfig{Domain: domain, Users: users, Trunk: netip.AddrPortFrom(host.Addr, serverPort)}
+	s.config = peers.PBXConfig{Domain: domain, Users: users, Presence: true,
+		Trunk: netip.AddrPortFrom(host.Addr, serverPort)}
 	s.kamailio = peers.StartKamailio(t, s.Lab, s.config)
 	s.inside, s.turned = s.PBX.Capture("lo", insideFilter), s.PBX.Capture("lo", "tcp dst portrange 6000-6999")
 	s.watchWAN()
@@ -104,6 +105,7 @@ func TestFeatures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) { s.each(t, test.run) })
 	}
 	t.Run("a phone turns to TCP", s.turnsToTCP)
+	t.Run("presence", s.presence)
 	t.Run("lost datagrams", s.lossy)
 	// These start other PBXs.
 	t.Run("64 KiB", s.wholeSize)

@@ -34,6 +34,8 @@ type PhoneConfig struct {
 	AutoAnswer     bool    // else it rings until told to answer
 	// Expires is how long a registration is asked for, in seconds; 3600 where it is 0, so that none is refreshed in a test.
 	Expires int
+	// Mailbox has it subscribe to the messages that wait for its user.
+	Mailbox bool
 	// NoInstance has it register without +sip.instance, as simple phones do.
 	NoInstance bool
 }
@@ -137,6 +139,9 @@ func StartBaresip(t testing.TB, host *lab.Host, config PhoneConfig) *Baresip {
 
 // modules is the text of the configuration without what the phone is to do without.
 func (c PhoneConfig) modules(text string) string {
+	if c.Mailbox {
+		text += "module_app mwi.so\n"
+	}
 	if c.NoInstance {
 		return strings.Replace(text, "module_tmp uuid.so\n", "", 1)
 	}

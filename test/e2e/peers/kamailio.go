@@ -32,6 +32,8 @@ type PBXConfig struct {
 	Hunt    []string // two users: the number 8 rings the first for two seconds, then the second; nil: none
 	// Keeps is a directory where it keeps its registrations over a restart; empty: it forgets them.
 	Keeps string
+	// Presence has it take what users publish and notify who has subscribed, but for numbers that begin with 9.
+	Presence bool
 	// Algorithm is that of its digest challenges; empty: MD5.
 	Algorithm string
 	// Certificate and Key are files in PEM: it takes SIP over TLS too, on port 5061; empty: it does not.
@@ -52,8 +54,8 @@ type Peer struct {
 // kamailioValues is what the template of the configuration refers to.
 type kamailioValues struct {
 	PBXConfig
-	Trunk, TrunkIP string
-	Listen         []string
+	Trunk, TrunkIP, Tables string
+	Listen                 []string
 }
 
 // StartKamailio starts the PBX on the lab's host for it, on all its addresses, and waits until it serves.
@@ -62,7 +64,7 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	lab.Require(t, "kamailio")
 	values := kamailioValues{PBXConfig: config}
 	if config.Keeps != "" {
-		keepRegistrations(t, config.Keeps)
+		copyTables(t, config.Keeps, "version", "location")
 	}
 	host, addresses := l.PBX, []string{"127.0.0.1", lab.PBXAddr.String(), lab.PBXDeskAddr.String()}
 	if config.Host != nil {
@@ -82,11 +84,16 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	if config.Trunk.IsValid() {
 		values.Trunk, values.TrunkIP = config.Trunk.String(), config.Trunk.Addr().String()
 	}
+	dir := host.Dir()
+	if config.Presence {
+		values.Tables = filepath.Join(dir, "presence")
+		_ = os.RemoveAll(values.Tables) // it does not read its own
+		copyTables(t, values.Tables, "version", "presentity", "active_watchers", "watchers", "xcap")
+	}
 	var text strings.Builder
 	if err := template.Must(template.New("").Parse(kamailioConfig)).Execute(&text, values); err != nil {
 		t.Fatal(err)
 	}
-	dir := host.Dir()
 	file := filepath.Join(dir, "kamailio.cfg")
 	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -108,19 +115,20 @@ func StartKamailio(t testing.TB, l *lab.Lab, config PBXConfig) *lab.Process {
 	return k
 }
 
-// keepRegistrations makes empty tables of Kamailio's in the directory, unless it has some.
-func keepRegistrations(t testing.TB, dir string) {
+// copyTables makes empty tables of Kamailio's in the directory, unless it has some.
+func copyTables(t testing.TB, dir string, tables ...string) {
 	t.Helper()
-	for _, table := range []string{"version", "location"} {
-		if _, err := os.Stat(filepath.Join(dir, table)); err == nil {
+	err := os.MkdirAll(dir, 0o700)
+	for _, table := range tables {
+		if _, missing := os.Stat(filepath.Join(dir, table)); err != nil || missing == nil {
 			continue
 		}
-		text, err := os.ReadFile("/usr/share/kamailio/dbtext/kamailio/" + table)
-		if err == nil {
+		var text []byte
+		if text, err = os.ReadFile("/usr/share/kamailio/dbtext/kamailio/" + table); err == nil {
 			err = os.WriteFile(filepath.Join(dir, table), text, 0o600)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
