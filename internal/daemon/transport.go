@@ -113,8 +113,11 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 	return known, nil
 }
 
+var errNoTarget = errors.New("the address is no target of --pbx any more")
+
 // trusting accepts a certificate that is one of known, whatever its names are: PBXs make theirs with a common name only.
-// It accepts others that one of known has signed for host.
+// It accepts others that one of known has signed for host; an empty host, that of an address which no target has any
+// more, is nobody's.
 func trusting(known []*x509.Certificate, host string) *tls.Config {
 	roots := x509.NewCertPool()
 	for _, certificate := range known {
@@ -127,6 +130,9 @@ func trusting(known []*x509.Certificate, host string) *tls.Config {
 			shown := state.PeerCertificates[0]
 			if slices.ContainsFunc(known, shown.Equal) {
 				return nil
+			}
+			if host == "" { // Verify would take any name
+				return errNoTarget
 			}
 			between := x509.NewCertPool()
 			for _, certificate := range state.PeerCertificates[1:] {

@@ -2,14 +2,20 @@ package daemon
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
+	"math/big"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/internal/mux"
@@ -113,6 +119,46 @@ func TestOptionsOverTCPAndTLS(t *testing.T) {
 		}
 		if _, err := w.askOptions(t.Context(), target{addr: test.pbx, host: test.pbx.Addr().String()}, "pbx.example"); (err == nil) != test.ok {
 			t.Errorf("%v: %v", test.args, err)
+		}
+	}
+}
+
+// TestTrustedNames: a certificate of the authority counts for the host that it names, and for no other and none.
+func TestTrustedNames(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(template, parent *x509.Certificate) *x509.Certificate {
+		template.SerialNumber, template.NotAfter = big.NewInt(1), time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(nil, template, parent, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return certificate
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	authority := sign(ca, ca)
+	shown := sign(&x509.Certificate{DNSNames: []string{"pbx.example"}}, authority)
+	for _, test := range []struct {
+		known *x509.Certificate
+		host  string
+		ok    bool
+	}{
+		{authority, "pbx.example", true},
+		{authority, "other.example", false},
+		{authority, "", false},
+		{shown, "other.example", true}, // the PBX's own
+		{shown, "", true},
+	} {
+		cfg := trusting([]*x509.Certificate{test.known}, test.host)
+		err := cfg.VerifyConnection(tls.ConnectionState{PeerCertificates: []*x509.Certificate{shown}})
+		if (err == nil) != test.ok {
+			t.Errorf("%s known, at %q: %v", test.known.Subject, test.host, err)
 		}
 	}
 }
