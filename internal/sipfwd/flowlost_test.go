@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"fmt"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
@@ -148,5 +149,22 @@ func TestStreamIsBounded(t *testing.T) {
 	<-done // in streamFlush
 	if n := counters.Snapshot(); n["sip.dropped.stream_queue_full"] != 1 || n["sip.dropped.flow_gone"] != 1 {
 		t.Error(n)
+	}
+}
+
+// TestAnswerBeforeTheEnd: what a phone has said before it closed its connection
+// counts.
+func TestAnswerBeforeTheEnd(t *testing.T) {
+	r := newRig(t)
+	for i := range 50 {
+		phone := newTCPAgent(t, r.proxy)
+		at := r.register(phone, "alice")
+		r.pbxSock.send(r.pbxSock.from, phoneCall(t, r.pbxSock, "carol", strconv.Itoa(i)).request("MESSAGE", at))
+		m := phone.next()
+		phone.reply(m, "200 OK")
+		phone.tcp.Close()
+		if res := r.pbxSock.next(); res.StatusCode() != 200 {
+			t.Fatalf("the PBX got, the %dth time:\n%s", i, res.raw)
+		}
 	}
 }

@@ -166,6 +166,7 @@ func (p *lanPhone) cancelFromTunnel(m *sipmsg.Message) {
 		p.side.counters.Counter("sip.dropped.stray_cancel").Inc()
 		return
 	}
+	p.reconnect(c)
 	p.edge.cancelClient(c, cancelFor(c, m))
 }
 

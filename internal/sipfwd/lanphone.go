@@ -12,8 +12,9 @@ import (
 
 // inbound is a message that waits for its phone. b is the phone's own.
 type inbound struct {
-	flow *flow
-	b    []byte
+	flow  *flow
+	b     []byte
+	ended func() // in the place of a message: what the end of the flow means
 }
 
 // lanPhone is a phone of the office. Its goroutine serve handles what the phone
@@ -111,7 +112,11 @@ func (p *lanPhone) serve() {
 	for {
 		select {
 		case in := <-p.inbox:
-			p.fromPhone(in.flow, in.b)
+			if in.ended != nil {
+				in.ended()
+			} else {
+				p.fromPhone(in.flow, in.b)
+			}
 		case <-p.wake:
 			p.letGo()
 			p.reopen()
@@ -245,6 +250,15 @@ func (p *lanPhone) forward() bool {
 	return len(p.out) > 0
 }
 
+// afterwards has f run when the phone's messages that wait have been handled: they
+// came before its connection ended.
+func (p *lanPhone) afterwards(f func()) {
+	select {
+	case p.inbox <- inbound{ended: f}:
+	case <-p.side.done:
+	}
+}
+
 // flowLost answers the PBX for what it has asked the phone on f, a connection that
 // has ended (RFC 3261 section 16.9): it can turn to another Contact. A call that
 // rings may still be answered on the phone's next connection.
@@ -284,6 +298,7 @@ func (p *lanPhone) reset(reason error) {
 	}
 	for _, c := range p.edge.clients {
 		if c.invite && c.status < 200 {
+			p.reconnect(c)
 			p.edge.cancelClient(c, ownCancel(c.request))
 		}
 	}

@@ -230,7 +230,7 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 	if sharers != nil && !bytes.HasPrefix(b, []byte("REGISTER ")) && m.Parse(b) == nil {
 		p = s.sharer(m, p, sharers)
 	}
-	in := inbound{f, bytes.Clone(b)}
+	in := inbound{flow: f, b: bytes.Clone(b)}
 	select {
 	case p.inbox <- in:
 		return

@@ -282,7 +282,7 @@ func (t *lanTrunk) runLink(f *flow) {
 	delete(s.streams, f.stream)
 	s.mu.Unlock()
 	s.forget(f)
-	t.phone.linkLost(f, err == nil)
+	t.phone.afterwards(func() { t.phone.linkLost(f, err == nil) })
 }
 
 // dial connects to the trunk. It ends with the proxy.
@@ -310,17 +310,23 @@ func (p *lanPhone) linkLost(f *flow, connected bool) {
 	defer p.mu.Unlock()
 	for _, c := range p.edge.clients {
 		switch {
-		case c.peer != hop(f):
-		case connected && c.status != 0:
-			p.moveClient(c) // its answer comes on a connection of the trunk's
+		case c.peer != hop(f) || c.status != 0: // its answer comes on a connection of the trunk's
 		case connected && c.resent == 0 && p.moveClient(c):
 			c.resent++
 			c.peer.send(c.request)
-		case c.status == 0:
+		default:
 			p.side.counters.Counter(trunkAway.counter).Inc()
 			p.edge.dropClient(c)
 			answerInstead(c, trunkAway, p.toTunnel, p.legs)
 		}
+	}
+}
+
+// reconnect sees to a connection for what is to be sent about c, a request to the
+// trunk that it has begun to answer.
+func (p *lanPhone) reconnect(c *clientTx) {
+	if p.trunk != nil && c.peer.(*flow).gone.Load() {
+		p.moveClient(c)
 	}
 }
 

@@ -201,6 +201,9 @@ func (p *lanPhone) responseFromPhone(m *sipmsg.Message) {
 		p.side.counters.Counter("sip.dropped.stray_response").Inc()
 		return
 	}
+	if c.invite && m.StatusCode() >= 300 || c.cancel != nil { // ACK or CANCEL follows
+		p.reconnect(c)
+	}
 	f := c.peer.(*flow)
 	if !p.edge.response(c, m) {
 		return

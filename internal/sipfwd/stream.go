@@ -264,7 +264,7 @@ func (s *LANSide) accept(conn net.Conn, transport string, cfg *tls.Config) {
 		}
 		s.mu.Unlock()
 		for _, p := range s.forget(f) {
-			p.flowLost(f)
+			p.afterwards(func() { p.flowLost(f) })
 		}
 	}()
 }

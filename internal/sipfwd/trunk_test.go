@@ -264,6 +264,48 @@ func TestTrunkConnectionEnds(t *testing.T) {
 	}
 }
 
+// TestTrunkThatHangsUp: one that closes its connections while a call rings is not
+// dialled but for what there is to send.
+func TestTrunkThatHangsUp(t *testing.T) {
+	r := newRig(t)
+	office := newListeningAgent(t, "TCP")
+	r.withTrunks(trunkTo("berlin", office))
+	at := r.trunkPort("berlin")
+	call := phoneCall(t, r.pbxSock, "carol", "100")
+	r.pbxSock.send(at, call.request("INVITE", "sip:100@"+at.String()))
+	m := office.next()
+	office.reply(m, "180 Ringing")
+	r.pbxSock.next()
+	office.hangUp()
+	for dials := 0; ; dials++ {
+		conn, err := office.ln.accept(time.Now().Add(300 * time.Millisecond))
+		if err != nil {
+			break
+		}
+		conn.Close()
+		if dials > 3 {
+			t.Fatal("it is dialled again and again, with nothing to send")
+		}
+	}
+	r.pbxSock.send(at, call.again("CANCEL", "sip:100@"+at.String()))
+	r.pbxSock.next()
+	cancel := office.next()
+	if string(cancel.Method()) != "CANCEL" {
+		t.Fatalf("the office PBX got:\n%s", cancel.raw)
+	}
+	office.reply(cancel, "200 OK")
+	// Its answer comes on a connection of its own, which may be the last one that it wants.
+	office.hangUp()
+	again := newTCPAgent(t, r.proxy)
+	again.send(r.proxy, answer(m, "487 Request Terminated"))
+	if res := r.pbxSock.next(); res.StatusCode() != 487 {
+		t.Errorf("the PBX got:\n%s", res.raw)
+	}
+	if m := office.next(); string(m.Method()) != "ACK" {
+		t.Errorf("the office PBX got:\n%s", m.raw)
+	}
+}
+
 // TestTrunkAway: the PBX is told when the session is over, and a later one of the
 // same office has the same port.
 func TestTrunkAway(t *testing.T) {
