@@ -83,7 +83,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 
 	// The port is taken before any key is made: a first start that fails here leaves a directory and a lock, and nothing that a
 	// later start would take up.
-	listener, err := net.Listen("tcp", d.place.listen.String())
+	listener, err := mux.Listen(d.place.listen.String())
 	if err != nil {
 		return config.ListenError(err, "--listen", d.place.listen.String()+"/tcp")
 	}

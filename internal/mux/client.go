@@ -101,7 +101,7 @@ type Client struct {
 // connects, runs the connection and makes the handler's calls outside of it.
 func NewClient(c ClientConfig) *Client {
 	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
+		c.Dial = dialer().DialContext
 	}
 	if c.backoff == (backoff{}) {
 		c.backoff = defaultBackoff

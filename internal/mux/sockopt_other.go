@@ -2,7 +2,13 @@
 
 package mux
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // setSockopts does nothing here: a dead peer is noticed by silence.
 func setSockopts(*net.TCPConn) {}
+
+// limitSegments does nothing here.
+func limitSegments(syscall.RawConn) error { return nil }
