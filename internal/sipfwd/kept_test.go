@@ -188,3 +188,22 @@ func TestChangesAreTold(t *testing.T) {
 		}
 	}
 }
+
+// TestSDPOfACallBeforeTheRestart: the media ports of a call are gone with the program
+// that had them, and the PBX's own address is of no use to a phone.
+func TestSDPOfACallBeforeTheRestart(t *testing.T) {
+	r := newRig(t)
+	a := r.handset("101", r.place(101)).registers()
+	c := phoneCall(t, a.agent, "101", "200")
+	c.toTag = "callee"
+	a.send(r.proxy, c.request("UPDATE", "sip:200@"+testDomain))
+	r.pbxSock.reply(r.pbxSock.next(), "200 OK", sdpAt(testRTP))
+	if m := a.next(); m.StatusCode() != 481 || strings.Contains(m.raw, "m=audio") {
+		t.Errorf("the phone got:\n%s", m.raw)
+	}
+	// A 2xx that no INVITE waits for, and no call either.
+	for _, p := range r.lan.allPhones() {
+		p.fromTunnel([]byte(strings.ReplaceAll(testResponse("200 OK", "INVITE", testBranch), "\r\n\r\n", "\r\n\r\n"+sdpAt(testRTP))))
+	}
+	a.silent(100 * time.Millisecond)
+}

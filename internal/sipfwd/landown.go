@@ -177,7 +177,15 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 		return
 	}
 	status := m.StatusCode()
-	if l := s.leg; l != nil && !l.ended {
+	if l := s.leg; l == nil || l.ended {
+		// Without its call there is no media port, and the phone could not reach the
+		// address of the PBX.
+		if has, no := p.sdp.find(m); no == nil && has && status < 300 {
+			p.side.counters.Counter(noSuchCall.counter).Inc()
+			p.edge.refuseFor(s, noSuchCall)
+			return
+		}
+	} else {
 		p.legs.response(l, m, up)
 		p.responseSDPDown(s, l, m, status)
 	}
