@@ -318,11 +318,15 @@ func (c *worldConn) Close() error {
 	return nil
 }
 
-// identity is what a response has in common with its request.
-func identity(m *sipmsg.Message) string {
+// identity is what a response has in common with its request. One that was spoilt
+// may have nothing but what the transaction is found by.
+func identity(m *sipmsg.Message, spoilt bool) string {
 	via, _ := m.TopVia()
 	seq, method := m.CSeq()
 	branch, _, _ := bytes.Cut(via.Branch, []byte(`"`)) // one that is not closed has the rest of the line
+	if spoilt {
+		return fmt.Sprintf("%s %s", branch, method)
+	}
 	return fmt.Sprintf("%s %s %d %s", branch, m.CallID(), seq, method)
 }
 
@@ -339,7 +343,7 @@ func (w *world) comes(side int, b []byte, how arrival) {
 	}
 	w.ids[string(m.CallID())] = true
 	if m.IsRequest() {
-		w.heard[side][identity(&m)] = true
+		w.heard[side][identity(&m, false)], w.heard[side][identity(&m, true)] = true, true
 	}
 }
 
@@ -376,7 +380,7 @@ func (w *world) sent(toPhone bool, to netip.AddrPort, b []byte, port *worldPort)
 		if isLate := toPhone && m.StatusCode()/100 == 2 && string(m.Method()) == "INVITE" && w.ids[string(m.CallID())]; isLate {
 			return // RFC 3261 section 16.7: however late, and whatever the PBX has made of its Via
 		}
-		if !w.heard[side][identity(&m)] && !w.hostile {
+		if !w.heard[side][identity(&m, w.altered)] && !w.hostile {
 			if w.odd--; w.odd < 0 {
 				w.errorf("a response to nothing:\n%s", b)
 			}
