@@ -30,6 +30,8 @@ const (
 	// sentTimes is how many datagrams' times are remembered to measure the round
 	// trip by reports.
 	sentTimes = 256
+	// maxBurst is how many sealed datagrams wait for FlushMedia at most.
+	maxBurst = 64
 )
 
 // Pacing says when media that is to be sent leaves.
@@ -96,8 +98,9 @@ type mediaPath struct {
 		challenge challenge
 		watch     pathWatch
 		burst     udp.Burst
-		open      []byte // the datagram that is being filled; nil: none
+		open      []byte // the datagram that is being filled, in burst's room; nil: none
 		opened    time.Duration
+		kept      bool // flush has left it open, for tick to send
 		announced bool // config.pending was told
 		receipt   receipt
 		reported  time.Duration // when the receipt was last reported
@@ -291,7 +294,11 @@ func (p *mediaPath) push(channel uint32, rtcp bool, packet []byte) bool {
 		if p.out.open, fits = p.out.packer.Add(p.out.open, int64(now), channel, rtcp, packet); fits {
 			break
 		}
+		// It is full: nothing is won by its waiting.
 		p.finish(now)
+		if !p.config.pacing.Manual || p.out.burst.Len() >= maxBurst {
+			p.transmit()
+		}
 	}
 	tell := false
 	switch {
@@ -317,10 +324,14 @@ func (p *mediaPath) flush() {
 	now := p.now()
 	p.out.Lock()
 	defer p.out.Unlock()
+	if p.out.closed {
+		return // what is on the list of its server still
+	}
 	p.out.announced = false
 	if p.out.open != nil && now-p.out.opened >= p.flushWait() {
 		p.finish(now)
 	}
+	p.out.kept = p.out.open != nil
 	p.transmit()
 	p.schedule()
 }
@@ -336,7 +347,7 @@ func (p *mediaPath) flushWait() time.Duration {
 // begin opens a datagram.
 func (p *mediaPath) begin(now time.Duration) {
 	p.out.open = p.out.packer.Begin(p.out.burst.Room(bundle.BufferLen), int64(now))
-	p.out.opened = now
+	p.out.opened, p.out.kept = now, false
 }
 
 // finish seals the open datagram.
@@ -410,6 +421,9 @@ func (p *mediaPath) transmitTo(to udp.Route) {
 		}
 	}
 	p.out.burst.Reset()
+	if p.out.open != nil { // it lay behind them
+		p.out.open = append(p.out.burst.Room(bundle.BufferLen), p.out.open...)
+	}
 }
 
 // reportIsDue says whether the peer is to be told what has come.

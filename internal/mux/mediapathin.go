@@ -206,7 +206,7 @@ func (p *mediaPath) tick() {
 func (p *mediaPath) probes() bool { return p.out.sealer != nil && p.out.route.Remote.IsValid() }
 
 // tickSends says whether an open datagram is tick's to send, and not flush's.
-func (p *mediaPath) tickSends() bool { return !p.config.pacing.Manual || p.flushWait() > 0 }
+func (p *mediaPath) tickSends() bool { return !p.config.pacing.Manual || p.out.kept }
 
 // schedule has tick called when something is due.
 func (p *mediaPath) schedule() {
@@ -225,7 +225,7 @@ func (p *mediaPath) schedule() {
 	if p.out.old != nil {
 		consider(p.out.old.ends, true)
 	}
-	if p.out.sealer != nil {
+	if p.out.sealer != nil && (p.out.open == nil || p.tickSends()) {
 		at, ok := p.out.packer.Deadline()
 		consider(time.Duration(at), ok)
 	}
