@@ -28,15 +28,17 @@ type matrix struct {
 	*tunnel
 	ipv6         bool // in the office
 	office, desk [2]*station
+	branch       *station // in the second office, where there is one
 	calls        atomic.Int32
 }
 
 // A station is a host whose link is captured.
 type station struct {
 	*lab.Host
-	office bool           // it is behind the tunnel
 	proxy  netip.AddrPort // where its phones send to
-	wire   *lab.Capture
+	relays netip.Addr     // where they are told to send media
+	link   *lab.Capture
+	wire   sipWire
 }
 
 // newMatrix has phones of IPv4; with ipv6 those of the office have IPv6 and no IPv4.
@@ -57,16 +59,26 @@ func newMatrix(t *testing.T, ipv6 bool) *matrix {
 	m := &matrix{tunnel: tun, ipv6: ipv6}
 	for i, name := range []string{"one", "two"} {
 		if ipv6 {
-			m.office[i] = &station{Host: tun.Phone6("office" + name), proxy: officeSIP6, office: true}
+			m.office[i] = &station{Host: tun.Phone6("office" + name), proxy: officeSIP6, relays: officeSIP6.Addr()}
 		} else {
-			m.office[i] = &station{Host: tun.Phone("office" + name), proxy: officeSIP, office: true}
+			m.office[i] = &station{Host: tun.Phone("office" + name), proxy: officeSIP, relays: lab.ProxyAddr}
 		}
-		m.desk[i] = &station{Host: tun.Desk("desk" + name), proxy: netip.AddrPortFrom(lab.PBXDeskAddr, 5060)}
+		m.desk[i] = &station{Host: tun.Desk("desk" + name), proxy: netip.AddrPortFrom(lab.PBXDeskAddr, 5060), relays: lab.PBXAddr}
 		for _, s := range []*station{m.office[i], m.desk[i]} {
-			s.wire = s.Capture("eth0", "")
+			s.link = s.Capture("eth0", "")
 		}
 	}
 	return m
+}
+
+// addBranch adds a station in the second office.
+func (m *matrix) addBranch() {
+	m.t.Helper()
+	office := m.startBranch()
+	m.branch = &station{
+		Host: office.Phone("branch"), proxy: netip.AddrPortFrom(lab.BranchProxyAddr, 5060), relays: lab.BranchProxyAddr,
+	}
+	m.branch.link = m.branch.Capture("eth0", "")
 }
 
 // A way is between whom a call is, as seen from the office.
@@ -76,6 +88,7 @@ const (
 	outward  way = "out"
 	inward   way = "in"
 	internal way = "internal"
+	between  way = "between" // two offices
 )
 
 func (m *matrix) stations(w way) (caller, callee *station) {
@@ -84,6 +97,8 @@ func (m *matrix) stations(w way) (caller, callee *station) {
 		return m.office[0], m.desk[0]
 	case inward:
 		return m.desk[0], m.office[0]
+	case between:
+		return m.office[0], m.branch
 	}
 	return m.office[0], m.office[1]
 }
@@ -91,10 +106,11 @@ func (m *matrix) stations(w way) (caller, callee *station) {
 // A dialogue is one call that SIPps play by one scenario.
 type dialogue struct {
 	*matrix
+	scene
 	t              *testing.T
-	scenario, id   string
-	caller, callee *party // callee is the first where there are several
-	parties        []*party
+	id             string
+	caller, callee *party          // callee is the first where there are several
+	parties        []*party        // callees, then the caller
 	passed         map[string]bool // packets of media that have arrived
 }
 
@@ -118,37 +134,38 @@ func (p *party) at(line int) int {
 // dialogueMedia is how many media ports a party of a dialogue has. Each has one more, for RTCP.
 const dialogueMedia = 3
 
-// play starts a dialogue of the scenario: the callees are registered and wait, the caller calls.
-func (m *matrix) play(t *testing.T, scenario string, w way, transport string, callees ...peers.Role) *dialogue {
+// start starts the dialogue of a scene: the callees are registered and wait, the caller calls.
+func (m *matrix) start(t *testing.T, s scene, w way) *dialogue {
 	t.Helper()
 	n := int(m.calls.Add(1))
-	d := &dialogue{matrix: m, t: t, scenario: scenario, passed: map[string]bool{}, id: fmt.Sprintf("%s-%s-%d", scenario, w, n)}
+	d := &dialogue{matrix: m, t: t, scene: s, passed: map[string]bool{}, id: fmt.Sprintf("%s-%s-%d", s.scenario, w, n)}
 	from, to := m.stations(w)
-	if len(callees) == 0 {
-		callees = []peers.Role{peers.Callee}
+	roles := []peers.Role{peers.Callee, peers.Caller}
+	if s.second {
+		roles = []peers.Role{peers.Callee, second, peers.Caller}
 	}
 	number := fmt.Sprintf("callee%d", n)
-	for i, role := range append(callees, peers.Caller) {
-		s := to
-		if role == peers.Caller {
-			s = from
-		}
+	for i, role := range roles {
+		p := &party{station: to, d: d, moved: map[int]int{}}
 		part := peers.Part{
-			Scenario: scenario, Role: role, Port: uint16(10000 + 10*n + i), Transport: transport,
-			User: number, Number: number, Domain: domain, CallID: d.id, Proxy: s.proxy,
+			Scenario: s.scenario, Role: role, Port: uint16(10000 + 10*n + i), Transport: "udp",
+			User: number, Number: number, Domain: domain, CallID: d.id,
 		}
 		if role == peers.Caller {
-			part.User = fmt.Sprintf("caller%d", n)
+			p.station = from
+			part.User, part.Proxy = fmt.Sprintf("caller%d", n), from.proxy
+			if s.overTCP {
+				part.Transport = "tcp"
+			}
 		} else {
-			m.register(t, s, part)
+			m.register(t, to, part)
 		}
-		p := &party{station: s, d: d, moved: map[int]int{}}
 		for j := range dialogueMedia {
-			part.Media = append(part.Media, uint16(30000+100*n+20*i+2*j))
+			part.Media = append(part.Media, uint16(12000+100*n+20*i+2*j))
 			p.listen(part.Media[j])
 			p.listen(part.Media[j] + 1)
 		}
-		p.Player = peers.StartPlayer(t, s.Host, part)
+		p.Player = peers.StartPlayer(t, p.station.Host, part)
 		d.parties = append(d.parties, p)
 	}
 	d.callee, d.caller = d.parties[0], d.parties[len(d.parties)-1]
@@ -184,17 +201,31 @@ func (m *matrix) register(t *testing.T, s *station, part peers.Part) {
 	}
 }
 
-// messages are what went in the dialogue over the party's link, without those that are the same as an earlier one:
-// retransmissions.
+// heard returns everything that went in the dialogue over the party's link.
+func (p *party) heard() []*pcap.Message {
+	at := netip.AddrPortFrom(p.station.Addr, p.Port)
+	var own []*pcap.Message
+	for _, m := range p.wire.of(p.link.Packets(), p.d.id) {
+		if m.Src == at || m.Dst == at {
+			own = append(own, m)
+		}
+	}
+	return own
+}
+
+// messages is heard without what is the same as an earlier message: retransmissions.
 func (p *party) messages() (sent, received []*pcap.Message) {
 	seen := map[string]bool{}
-	at := netip.AddrPortFrom(p.station.Addr, p.Port)
-	for _, m := range p.wire.SIP() {
-		if m.Header("Call-ID") != p.d.id || m.Src != at && m.Dst != at || seen[string(m.Payload)] {
+	for _, m := range p.heard() {
+		key := string(m.Payload)
+		if m.Method == "ACK" {
+			key = p.d.carried(m) // on each way that it takes its Via is another
+		}
+		if seen[key] {
 			continue
 		}
-		seen[string(m.Payload)] = true
-		if m.Src == at {
+		seen[key] = true
+		if m.Src.Port() == p.Port {
 			sent = append(sent, m)
 		} else {
 			received = append(received, m)
@@ -203,20 +234,28 @@ func (p *party) messages() (sent, received []*pcap.Message) {
 	return sent, received
 }
 
+// count is how many messages that the function accepts went over the party's link, repeated ones too.
+func (p *party) count(accept func(*pcap.Message) bool) (n int) {
+	for _, m := range p.heard() {
+		if accept(m) {
+			n++
+		}
+	}
+	return n
+}
+
 // sees waits until a message of the dialogue that the function accepts has passed the party's link, and returns it.
 func (p *party) sees(what string, accept func(*pcap.Message) bool) *pcap.Message {
 	p.d.t.Helper()
-	at := netip.AddrPortFrom(p.station.Addr, p.Port)
 	var found *pcap.Message
-	next := 0
 	ok := lab.Within(soon, func() bool {
-		for packets := p.wire.Packets(); next < len(packets) && found == nil; next++ {
-			m, ok := packets[next].SIP()
-			if ok && m.Header("Call-ID") == p.d.id && (m.Src == at || m.Dst == at) && accept(m) {
+		for _, m := range p.heard() {
+			if accept(m) {
 				found = m
+				return true
 			}
 		}
-		return found != nil || p.d.failed()
+		return p.d.failed()
 	})
 	if !ok || found == nil {
 		p.d.t.Fatalf("no %s at the %s; %s", what, p.Role, p.d.trace())
@@ -263,6 +302,36 @@ func (d *dialogue) ends() {
 	d.transparent(d.callee, d.caller)
 }
 
+// endsMerged is ends for a caller with several callees: the final responses of those who do not answer stay with the PBX, and
+// so does what the caller has to say to somebody else.
+func (d *dialogue) endsMerged() {
+	d.t.Helper()
+	d.endsUncompared()
+	callees := d.parties[:len(d.parties)-1]
+	var left []string
+	if !lab.Within(soon, func() bool {
+		_, left = d.compare(callees[0], d.caller)
+		for _, p := range callees[1:] {
+			_, other := d.compare(p, d.caller)
+			left = slices.DeleteFunc(left, func(text string) bool { return !slices.Contains(other, text) })
+		}
+		return len(left) == 0
+	}) {
+		d.t.Errorf("arrived at the caller, but none of the callees has sent it:\n%s", strings.Join(left, "\n"))
+	}
+	for _, p := range callees {
+		if _, strange := d.compare(d.caller, p); len(strange) > 0 {
+			d.t.Errorf("arrived at the %s, but the caller has not sent it:\n%s", p.Role, strings.Join(strange, "\n"))
+		}
+		unheard, _ := d.compare(p, d.caller)
+		for _, text := range unheard {
+			if !strings.HasPrefix(text, "SIP/2.0 487 ") {
+				d.t.Errorf("did not arrive at the caller as the %s has sent it:\n%s", p.Role, text)
+			}
+		}
+	}
+}
+
 func (d *dialogue) endsUncompared() {
 	d.t.Helper()
 	for _, p := range d.parties {
@@ -280,12 +349,9 @@ func (d *dialogue) trace() string {
 	var b strings.Builder
 	for _, p := range d.parties {
 		fmt.Fprintf(&b, "\nat the %s: %s\n", p.Role, p.Errors())
-		at := netip.AddrPortFrom(p.station.Addr, p.Port)
-		for _, m := range p.wire.SIP() {
-			if m.Header("Call-ID") == d.id && (m.Src == at || m.Dst == at) {
-				arrow := map[bool]string{true: "->", false: "<-"}[m.Src == at]
-				fmt.Fprintf(&b, "%s %s %s [%s] %s\n", m.Time.Format("15:04:05.000"), arrow, m.StartLine, m.Header("CSeq"), m.SDP('m'))
-			}
+		for _, m := range p.heard() {
+			arrow := map[bool]string{true: "->", false: "<-"}[m.Src.Port() == p.Port]
+			fmt.Fprintf(&b, "%s %s %s [%s] %s\n", m.Time.Format("15:04:05.000"), arrow, m.StartLine, m.Header("CSeq"), m.SDP('m'))
 		}
 	}
 	return b.String()

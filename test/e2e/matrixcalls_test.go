@@ -3,22 +3,34 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/siptunnel/siptunnel/test/e2e/lab"
 	"github.com/siptunnel/siptunnel/test/e2e/pcap"
+	"github.com/siptunnel/siptunnel/test/e2e/peers"
 )
 
 // A scene is a scenario, and what the test does while it is played.
 type scene struct {
 	scenario string
 	play     func(*dialogue)
+	second   bool // the user who is called has two phones
+	overTCP  bool // the caller's phone
 }
+
+// second is the role of the second phone of a user.
+const second peers.Role = "second"
 
 // TestMatrix: every scene in every direction.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
-	matrixOfCalls(t, newMatrix(t, false))
+	m := newMatrix(t, false)
+	m.addBranch()
+	matrixOfCalls(t, m)
 }
 
 // TestMatrixWithIPv6: the same with IPv6 in the office, beside a PBX and phones there that have IPv4.
@@ -30,43 +42,102 @@ func TestMatrixWithIPv6(t *testing.T) {
 func matrixOfCalls(t *testing.T, m *matrix) {
 	t.Helper()
 	before := m.baseline()
+	long := m.start(t, scene{scenario: "ringing"}, inward)
 	t.Run("calls", func(t *testing.T) {
 		for _, s := range scenes {
-			for _, w := range []way{outward, inward, internal} {
-				t.Run(s.scenario+"/"+string(w), func(t *testing.T) {
+			for _, w := range []way{outward, inward, internal, between} {
+				if w == between && m.branch == nil {
+					continue
+				}
+				t.Run(s.name()+"/"+string(w), func(t *testing.T) {
 					t.Parallel()
-					s.play(m.play(t, s.scenario, w, "udp"))
+					s.play(m.start(t, s, w))
 				})
 			}
 		}
 	})
+	long.ringing()
 	m.empty(t, before)
 }
 
+// TestLossyLAN: a fifth of the SIP in the office is lost, which each edge makes good by itself.
+func TestLossyLAN(t *testing.T) {
+	t.Parallel()
+	tun := newTunnel(t, nil)
+	alice := start(t, tun.Phone("alice"), answering(phone("alice", "udp", officeProxy)))
+	bob := start(t, tun.Phone("bob"), answering(phone("bob", "udp", officeProxy)))
+	carol := start(t, tun.Desk("carol"), answering(phone("carol", "udp", deskPBX)))
+	before := len(tun.inside.SIP())
+	lose(tun.Office, 5060)
+	for _, pair := range [][2]*peers.Baresip{{alice, carol}, {carol, alice}, {alice, bob}} {
+		c := dial(t, pair[0], pair[1]).established().talk(listening)
+		pair[0].Hangup()
+		c.closed()
+	}
+	// Each phone's INVITE reaches the PBX once, with and without credentials, and so does that of the PBX the phone's port.
+	seen := map[string]int{}
+	for _, m := range tun.inside.SIP()[before:] {
+		if m.Method == "INVITE" {
+			seen[m.Header("Call-ID")+m.Header("CSeq")+m.Src.String()]++
+		}
+	}
+	for which, n := range seen {
+		if n != 1 {
+			t.Errorf("%d INVITEs %s between tunneld and the PBX", n, which)
+		}
+	}
+	daemon, proxy := tun.statuses()
+	if len(daemon.Calls)+len(proxy.Calls) > 0 {
+		t.Errorf("calls left: %v %v", daemon.Calls, proxy.Calls)
+	}
+}
+
+// lose has one packet of five lost on the host's way from and to a port of UDP.
+func lose(h *lab.Host, port uint16) {
+	h.NFT(fmt.Sprintf("table netdev lossy {\nchain in {\ntype filter hook ingress device %[1]s priority 0\n"+
+		"udp dport %[2]d numgen random mod 5 == 0 drop\n}\nchain out {\ntype filter hook egress device %[1]s priority 0\n"+
+		"udp sport %[2]d numgen random mod 5 == 0 drop\n}\n}\n", h.Link, port))
+}
+
+func (s scene) name() string {
+	if s.overTCP {
+		return s.scenario + " over TCP"
+	}
+	return s.scenario
+}
+
 var scenes = []scene{
-	{"hold", (*dialogue).hold},
-	{"update", (*dialogue).update},
-	{"delayed", (*dialogue).delayed},
-	{"prack", (*dialogue).prack},
-	{"prackanswer", (*dialogue).prackAnswer},
-	{"tags", (*dialogue).tags},
-	{"reliabletags", (*dialogue).reliableTags},
-	{"twofinals", (*dialogue).twoFinals},
-	{"timer", (*dialogue).timer},
-	{"early", (*dialogue).early},
-	{"moved", (*dialogue).ends},
-	{"cancel", (*dialogue).cancel},
-	{"cancelearly", (*dialogue).cancelEarly},
-	{"cancelcrossed", (*dialogue).cancelCrossed},
-	{"glare", (*dialogue).glare},
-	{"dtmf", (*dialogue).dtmf},
-	{"fax", (*dialogue).fax},
-	{"faxfirst", (*dialogue).faxFirst},
-	{"faxrefused", (*dialogue).faxRefused},
-	{"video", (*dialogue).video},
-	{"sdes", (*dialogue).sdes},
-	{"dtls", (*dialogue).dtls},
-	{"streams", (*dialogue).streams},
+	{scenario: "hold", play: (*dialogue).hold},
+	{scenario: "update", play: (*dialogue).update},
+	{scenario: "delayed", play: (*dialogue).delayed},
+	{scenario: "prack", play: (*dialogue).prack},
+	{scenario: "prackanswer", play: (*dialogue).prackAnswer},
+	{scenario: "tags", play: (*dialogue).tags},
+	{scenario: "reliabletags", play: (*dialogue).reliableTags},
+	{scenario: "twofinals", play: (*dialogue).twoFinals},
+	{scenario: "fork", play: (*dialogue).fork, second: true},
+	{scenario: "bothanswer", play: (*dialogue).bothAnswer, second: true},
+	{scenario: "timer", play: (*dialogue).timer},
+	{scenario: "early", play: (*dialogue).early},
+	{scenario: "moved", play: (*dialogue).ends},
+	{scenario: "cancel", play: (*dialogue).cancel},
+	{scenario: "cancelearly", play: (*dialogue).cancelEarly},
+	{scenario: "cancelcrossed", play: (*dialogue).cancelCrossed},
+	{scenario: "glare", play: (*dialogue).glare},
+	{scenario: "dtmf", play: (*dialogue).dtmf},
+	{scenario: "fax", play: (*dialogue).fax},
+	{scenario: "faxfirst", play: (*dialogue).faxFirst},
+	{scenario: "faxrefused", play: (*dialogue).faxRefused},
+	{scenario: "video", play: (*dialogue).video},
+	{scenario: "sdes", play: (*dialogue).sdes},
+	{scenario: "dtls", play: (*dialogue).dtls},
+	{scenario: "streams", play: (*dialogue).streams},
+	{scenario: "repeats", play: (*dialogue).repeats},
+	// SIPp over TCP takes a 200 that is repeated on a busy machine for that to another INVITE: no more than one of them.
+	{scenario: "update", play: (*dialogue).update, overTCP: true},
+	{scenario: "prack", play: (*dialogue).prack, overTCP: true},
+	{scenario: "early", play: (*dialogue).early, overTCP: true},
+	{scenario: "cancelcrossed", play: (*dialogue).cancelCrossed, overTCP: true},
 }
 
 // hold: held and resumed in all ways, the media come back to the same ports. Who holds may send, as music does.
@@ -195,6 +266,41 @@ func (d *dialogue) twoFinals() {
 	d.caller.Step()
 	d.callee.Step()
 	d.ends()
+}
+
+// fork: the caller hears the phone that spoke last, then the one that has answered.
+func (d *dialogue) fork() {
+	answers := d.parties[1]
+	d.caller.response(183, 1, "INVITE")
+	d.talk(0)
+	answers.Step()
+	d.caller.sees("the other 183", func(m *pcap.Message) bool {
+		return m.Status == 183 && strings.Contains(m.Header("To"), string(second))
+	})
+	d.talkWith(answers, 0)
+	answers.Step()
+	answers.request("ACK", 1)
+	d.talkWith(answers, 0)
+	d.caller.Step()
+	d.endsMerged()
+}
+
+// bothAnswer: both calls stand until they are ended, each for itself.
+func (d *dialogue) bothAnswer() {
+	answers := d.parties[1]
+	d.caller.response(180, 1, "INVITE")
+	answers.Step()
+	d.caller.sees("the other 180", func(m *pcap.Message) bool {
+		return m.Status == 180 && strings.Contains(m.Header("To"), string(second))
+	})
+	answers.Step()
+	d.callee.request("ACK", 1)
+	d.talk(0)
+	d.caller.Step()
+	d.caller.response(200, 2, "BYE")
+	d.talkWith(answers, 0)
+	answers.Step()
+	d.endsMerged()
 }
 
 func (d *dialogue) timer() {
@@ -342,6 +448,31 @@ func (d *dialogue) dtls() {
 		packet{0, append([]byte{0, 1, 0, 8, 0x21, 0x12, 0xa4, 0x42}, random(20)...)},
 		packet{0, append([]byte{63}, random(20)...)}, packet{0, append([]byte{0x80, 200, 0, 6}, random(24)...)})
 	d.talk(0, speech(0)[:5]...)
+	d.caller.Step()
+	d.ends()
+}
+
+// repeats: what is repeated goes no further than to tunnelproxy, which says 100 before the phone would repeat anything.
+func (d *dialogue) repeats() {
+	sent := d.caller.request("INVITE", 1)
+	trying := d.caller.response(100, 1, "INVITE")
+	if late := trying.Time.Sub(sent.Time); late > 450*time.Millisecond {
+		d.t.Errorf("100 comes after %v, a phone repeats its INVITE after 500 ms", late)
+	}
+	d.callee.request("INVITE", 1)
+	d.caller.Step()
+	lab.Eventually(d.t, soon, "the repeated INVITE is answered", func() bool { return d.caller.count(isResponse(100, 1, "INVITE")) > 1 })
+	time.Sleep(settle)
+	d.callee.Step()
+	d.callee.request("ACK", 1)
+	d.caller.Step()
+	d.ends()
+}
+
+// ringing: a call is answered that has rung for long.
+func (d *dialogue) ringing() {
+	d.callee.request("ACK", 1)
+	d.talk(0)
 	d.caller.Step()
 	d.ends()
 }

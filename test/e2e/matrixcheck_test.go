@@ -16,6 +16,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
 	"github.com/siptunnel/siptunnel/test/e2e/pcap"
+	"github.com/siptunnel/siptunnel/test/e2e/peers"
 )
 
 // proxyHeaders are those that every proxy on the way writes. All others have to arrive as they were sent, in their order.
@@ -146,10 +147,6 @@ func mediaOf(m *pcap.Message) (lines []described) {
 // relaysNamed fails the test unless all SDP among the messages names relays, and for an m-line always the same.
 func (p *party) relaysNamed(received []*pcap.Message) {
 	p.d.t.Helper()
-	host := lab.PBXAddr
-	if p.office {
-		host = p.proxy.Addr()
-	}
 	var first []described
 	for _, m := range received {
 		if m.Method == "INVITE" && !strings.Contains(m.Header("To"), ";tag=") {
@@ -159,7 +156,7 @@ func (p *party) relaysNamed(received []*pcap.Message) {
 			if line.rtp.Port() == 0 || line.rtp.Addr().IsUnspecified() {
 				continue
 			}
-			if line.rtp.Addr() != host {
+			if line.rtp.Addr() != p.relays {
 				p.d.t.Errorf("the %s is told to send media to %v, which is no relay: %s", p.Role, line.rtp, m.StartLine)
 			}
 			for len(first) <= i {
@@ -175,13 +172,17 @@ func (p *party) relaysNamed(received []*pcap.Message) {
 	}
 }
 
-// relay is where the party was told last to send the media of that m-line, but for 0.0.0.0: where they come from on hold.
-func (p *party) relay(line int) (at netip.AddrPort) {
+// relay is where the party was told last to send the media of that m-line for the other one, but for 0.0.0.0: where they come
+// from on hold.
+func (p *party) relay(line int, other *party) (at netip.AddrPort) {
 	p.d.t.Helper()
 	// The capture may be behind.
 	if !lab.Within(soon, func() bool {
 		_, received := p.messages()
 		for _, m := range slices.Backward(received) {
+			if !ofRole(m, other.Role) {
+				continue
+			}
 			if media := mediaOf(m); len(media) > line && !media[line].rtp.Addr().IsUnspecified() {
 				at = media[line].rtp
 				return true
@@ -192,6 +193,11 @@ func (p *party) relay(line int) (at netip.AddrPort) {
 		p.d.t.Fatalf("the %s has no SDP with %d m-lines%s", p.Role, line+1, p.d.trace())
 	}
 	return at
+}
+
+// ofRole tells whether one of the message's tags is of that role.
+func ofRole(m *pcap.Message, role peers.Role) bool {
+	return strings.HasSuffix(m.Header("From"), "-"+string(role)) || strings.HasSuffix(m.Header("To"), "-"+string(role))
 }
 
 // A packet of media, and what it is of.
@@ -223,12 +229,21 @@ func (d *dialogue) talk(line int, packets ...packet) {
 	if len(packets) == 0 {
 		packets = speech(0)
 	}
-	d.oneWay(d.caller, d.callee, line, packets)
-	d.oneWay(d.callee, d.caller, line, packets)
+	d.talkWith(d.callee, line, packets...)
+}
+
+// talkWith is talk with one of several callees.
+func (d *dialogue) talkWith(callee *party, line int, packets ...packet) {
+	d.t.Helper()
+	d.oneWay(d.caller, callee, line, packets)
+	d.oneWay(callee, d.caller, line, packets)
 }
 
 func (d *dialogue) oneWay(from, to *party, line int, packets []packet) {
 	d.t.Helper()
+	if d.overTCP {
+		return // the player does not wait for it
+	}
 	if lost := d.pass(from, to, line, packets, soon/4); lost != "" {
 		d.t.Errorf("from %s to %s, m-line %d: %s%s", from.Role, to.Role, line, lost, d.trace())
 	}
@@ -237,6 +252,9 @@ func (d *dialogue) oneWay(from, to *party, line int, packets []packet) {
 // muted fails the test when something of what one party sends reaches the other.
 func (d *dialogue) muted(from, to *party, line int) {
 	d.t.Helper()
+	if d.overTCP {
+		return
+	}
 	if lost := d.pass(from, to, line, speech(0)[:1], settle); lost == "" {
 		d.t.Errorf("from %s to %s, m-line %d: media passes", from.Role, to.Role, line)
 	}
@@ -245,7 +263,7 @@ func (d *dialogue) muted(from, to *party, line int) {
 // pass sends the packets and says what has gone wrong with them; empty if nothing has.
 func (d *dialogue) pass(from, to *party, line int, packets []packet, limit time.Duration) string {
 	d.t.Helper()
-	target, source := from.relay(line), to.relay(line)
+	target, source := from.relay(line, to), to.relay(line, from)
 	for i, p := range packets {
 		out, in := from.media[2*from.at(line)+p.component], to.media[2*to.at(line)+p.component]
 		at := netip.AddrPortFrom(target.Addr(), target.Port()+uint16(p.component))

@@ -28,7 +28,7 @@ func (p *Part) render() (string, error) {
 	}
 	// SIPp takes a variable that is never read for a mistake.
 	var kept []string
-	for _, name := range []string{"remote", "called", "via", "rr", "cseq"} {
+	for _, name := range []string{"remote", "target", "called", "via", "rr", "cseq"} {
 		if strings.Contains(b.String(), fmt.Sprintf("assign_to=%q", name)) {
 			kept = append(kept, name)
 		}
@@ -65,6 +65,7 @@ func (p *Part) words() template.FuncMap {
 
 		// Whole steps.
 		"calls":     p.calls,
+		"tries":     p.tries,
 		"rings":     p.rings,
 		"answers":   p.answers,
 		"acks":      p.acks,      // N
@@ -94,33 +95,27 @@ func (p *Part) head(method, uri, to string, n int, branch string) string {
 		"From: %s\n%s\nCall-ID: [call_id]\nCSeq: %d %s\nMax-Forwards: 70\n", method, uri, branch, from, to, n, method)
 }
 
-// inviteBranch is the branch of an INVITE, and of the CANCEL and ACK that belong to its transaction.
-func (p *Part) inviteBranch(n int) string { return fmt.Sprintf("z9hG4bK-[pid]-%s-%d", p.Role, n) }
-
-const ownBranch = "[branch]"
+// branch is that of a request, and of the CANCEL and ACK that belong to the transaction of an INVITE.
+func (p *Part) branch(n int) string { return fmt.Sprintf("z9hG4bK-[pid]-%s-%d", p.Role, n) }
 
 func (p *Part) first(method string, n int) string {
-	return p.head(method, number, "To: <"+number+">", n, p.inviteBranch(n))
+	return p.head(method, number, "To: <"+number+">", n, p.branch(n))
 }
 
 func (p *Part) inDialog(method string, n int, branch string) string {
-	return p.head(method, "[next_url]", "To: [$remote]", n, branch) + "[routes]\n"
+	return p.head(method, "[$target]", "To: [$remote]", n, branch) + "[routes]\n"
 }
 
 func (p *Part) invite(n int) string { return p.first("INVITE", n) + contact + oddHeaders }
 func (p *Part) cancel(n int) string { return p.first("CANCEL", n) + p.empty() }
 func (p *Part) nack(n int) string {
-	return once(p.head("ACK", number, "[last_To:]", n, p.inviteBranch(n)) + p.empty())
+	return once(p.head("ACK", number, "[last_To:]", n, p.branch(n)) + p.empty())
 }
 func (p *Part) request(method string, n int) string {
-	branch := ownBranch
-	if method == "INVITE" {
-		branch = p.inviteBranch(n)
-	}
-	return p.inDialog(method, n, branch) + contact + oddHeaders
+	return p.inDialog(method, n, p.branch(n)) + contact + oddHeaders
 }
-func (p *Part) ack(n int) string    { return p.inDialog("ACK", n, ownBranch) + oddHeaders }
-func (p *Part) renack(n int) string { return once(p.inDialog("ACK", n, p.inviteBranch(n)) + p.empty()) }
+func (p *Part) ack(n int) string    { return p.inDialog("ACK", n, "[branch]") + oddHeaders }
+func (p *Part) renack(n int) string { return once(p.inDialog("ACK", n, p.branch(n)) + p.empty()) }
 
 func status(code int, reason string) string { return fmt.Sprintf("SIP/2.0 %d %s\n", code, reason) }
 
@@ -151,16 +146,19 @@ func all(into, header string) string {
 }
 
 func (p *Part) called() string {
-	return `<recv request="INVITE" rrs="true"><action>` + value("remote", "From") + value("called", "To") + value("cseq", "CSeq") +
+	return `<recv request="INVITE" rrs="true"><action>` + value("remote", "From") + target + value("called", "To") + value("cseq", "CSeq") +
 		all("via", "Via") + all("rr", "Record-Route") + "</action></recv>"
 }
+
+// target keeps the URI in Contact: SIPp's own [next_url] stays what it was when another dialog begins.
+const target = `<ereg regexp="sip:[^>]*" search_in="hdr" header="Contact:" assign_to="target"/>`
 
 func value(into, header string) string {
 	return fmt.Sprintf(`<ereg regexp="[^ ].*" search_in="hdr" header="%s:" assign_to="%s"/>`, header, into)
 }
 
 func (p *Part) makes(code int) string {
-	return fmt.Sprintf(`<recv response="%d" rrs="true"><action>%s</action></recv>`, code, value("remote", "To"))
+	return fmt.Sprintf(`<recv response="%d" rrs="true"><action>%s</action></recv>`, code, value("remote", "To")+target)
 }
 
 func (p *Part) trying() string { return `<recv response="100" optional="true"/>` }
@@ -186,12 +184,14 @@ func (p *Part) audio(n int) string {
 
 func once(message string) string { return "<send><![CDATA[\n" + message + "]]></send>" }
 
-// repeated is sent until the next message comes.
+// repeated is sent until the next message comes. Nothing is lost here, but on a busy machine SIPp would be too early, and take
+// what comes twice for the next message.
 func repeated(message string) string {
-	return "<send retrans=\"500\"><![CDATA[\n" + message + "]]></send>"
+	return "<send retrans=\"4000\"><![CDATA[\n" + message + "]]></send>"
 }
 
 func (p *Part) calls() string     { return repeated(p.invite(1)+p.sdp()+p.audio(1)) + p.trying() }
+func (p *Part) tries() string     { return once(p.answer(100, "Trying") + p.empty()) }
 func (p *Part) rings() string     { return once(p.answer(180, "Ringing") + p.empty()) }
 func (p *Part) answers() string   { return repeated(p.answer(200, "OK") + p.sdp() + p.audio(1)) }
 func (p *Part) acks(n int) string { return once(p.ack(n) + p.empty()) }
