@@ -181,3 +181,18 @@ func TestExampleConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// TestTrunkByName: one that leads to tunnelproxy itself would get its own messages for ever, and one with several addresses
+// stays where it is.
+func TestTrunkByName(t *testing.T) {
+	s := parse(t, "--trunk=here=localhost", "--trunk=beside=localhost:5070")
+	if addr, err := s.locate(t.Context(), &s.Trunk[0], netip.Addr{}); err == nil || !strings.Contains(err.Error(), "where tunnelproxy itself listens") {
+		t.Errorf("%v, %v", addr, err)
+	}
+	if addr, err := s.locate(t.Context(), &s.Trunk[1], netip.Addr{}); err != nil || !addr.IsLoopback() {
+		t.Errorf("%v, %v", addr, err)
+	}
+	if at := preferred([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, netip.MustParseAddr("192.0.2.2")); at.String() != "192.0.2.2" {
+		t.Errorf("it moves to %v", at)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,8 +68,9 @@ func (t *trunk) host() string {
 	return t.at.Host
 }
 
-// resolve finds where the trunk is. Of several addresses the first one counts, and IPv4 before IPv6.
-func (t *trunk) resolve(ctx context.Context) (netip.Addr, error) {
+// resolve finds where the trunk is. Of several addresses that counts at which it was before, else the first one, and IPv4
+// before IPv6: the DNS gives them in any order.
+func (t *trunk) resolve(ctx context.Context, before netip.Addr) (netip.Addr, error) {
 	if addr, ok := t.at.Addr(); ok {
 		return addr, nil
 	}
@@ -78,10 +80,28 @@ func (t *trunk) resolve(ctx context.Context) (netip.Addr, error) {
 	var err error
 	for _, network := range []string{"ip4", "ip6"} {
 		if found, err = net.DefaultResolver.LookupNetIP(ctx, network, t.at.Host); err == nil && len(found) > 0 {
-			return found[0].Unmap(), nil
+			return preferred(found, before), nil
 		}
 	}
 	return netip.Addr{}, err
+}
+
+func preferred(found []netip.Addr, before netip.Addr) netip.Addr {
+	for _, addr := range found {
+		if addr.Unmap() == before {
+			return before
+		}
+	}
+	return found[0].Unmap()
+}
+
+// locate is resolve, but refuses a name that leads to this program itself: what it sent there would come back to it.
+func (s *settings) locate(ctx context.Context, t *trunk, before netip.Addr) (netip.Addr, error) {
+	addr, err := t.resolve(ctx, before)
+	if err == nil && s.isOwn(netip.AddrPortFrom(addr, t.at.Port)) {
+		return netip.Addr{}, t.isOurselves()
+	}
+	return addr, err
 }
 
 // checkTrunks finds trunks that contradict each other, or are this program itself.
@@ -92,15 +112,23 @@ func (s *settings) checkTrunks() error {
 			return config.Errorf(config.ExitConfig, "give each its own name", "trunk %s is there twice", t.name)
 		}
 		seen[t.name] = true
-		addr, isAddr := t.at.Addr()
-		for _, listen := range s.SIPListen.withPort(defaultSIPPort) {
-			at, _ := listen.Addr()
-			if isAddr && t.at.Port == listen.Port && config.IsLocal(addr) && (listen.IsWildcard() || at == addr) {
-				return config.Errorf(config.ExitConfig, "give --sip-listen another port than the PBX has that runs here", "trunk %s: %v is where tunnelproxy itself listens", t.name, t.at)
-			}
+		if addr, isAddr := t.at.Addr(); isAddr && s.isOwn(netip.AddrPortFrom(addr, t.at.Port)) {
+			return t.isOurselves()
 		}
 	}
 	return nil
+}
+
+// isOwn reports whether at is where this program itself takes SIP.
+func (s *settings) isOwn(at netip.AddrPort) bool {
+	return config.IsLocal(at.Addr()) && slices.ContainsFunc(s.SIPListen.withPort(defaultSIPPort), func(listen config.Endpoint) bool {
+		addr, _ := listen.Addr()
+		return listen.Port == at.Port() && (listen.IsWildcard() || addr == at.Addr())
+	})
+}
+
+func (t *trunk) isOurselves() error {
+	return config.Errorf(config.ExitConfig, "give --sip-listen another port than the PBX has that runs here", "trunk %s: %v is where tunnelproxy itself listens", t.name, t.at)
 }
 
 // trunks gives the configured trunks as sipfwd takes them. Those with a name have no address yet.
@@ -123,10 +151,10 @@ func (p *proxy) watchTrunks(ctx context.Context) {
 				continue
 			}
 			named = true
-			addr, err := t.resolve(ctx)
+			addr, err := p.settings.locate(ctx, &t, known[t.name])
 			switch {
 			case err != nil && ctx.Err() == nil:
-				p.log.Warn("the host of a trunk does not resolve", zap.String("trunk", t.name), zap.String("host", t.at.Host), zap.Error(err))
+				p.log.Warn("the host of a trunk cannot be used; correct --trunk, or give its address", zap.String("trunk", t.name), zap.String("host", t.at.Host), zap.Error(err))
 			case err == nil && known[t.name] != addr:
 				known[t.name] = addr
 				p.side.SetTrunkAddr(t.name, addr)
@@ -147,9 +175,9 @@ func (p *proxy) watchTrunks(ctx context.Context) {
 // check asks each trunk whether it is there.
 func (c *checkCommand) checkTrunks(ctx context.Context, list *config.Checklist) {
 	for _, t := range c.Trunk {
-		addr, err := t.resolve(ctx)
+		addr, err := c.locate(ctx, &t, netip.Addr{})
 		if err != nil {
-			list.Fail("trunk", &config.Error{Code: config.ExitUnreachable, Problem: t.name + ": its host does not resolve", Err: err, Remedy: "correct --trunk, or give its address"})
+			list.Fail("trunk", &config.Error{Code: config.ExitUnreachable, Problem: t.name + ": its host cannot be used", Err: err, Remedy: "correct --trunk, or give its address"})
 			continue
 		}
 		to := netip.AddrPortFrom(addr, t.at.Port)
