@@ -72,7 +72,7 @@ type PhonePorts struct {
 	book   map[phoneID]*bookEntry
 	open   map[phoneID]*phonePort
 	saving *time.Timer // runs while the book is newer than the file
-	warned time.Time   // when the range was last reported as full
+	warned time.Time   // see warn
 }
 
 // phoneID names a phone of a tunnel credential.
@@ -238,11 +238,8 @@ func (p *PhonePorts) bindFixed(id phoneID, source netip.Addr, port uint16) (sock
 		return socks, nil
 	}
 	p.cfg.Counters.Counter("sip.refused.no_trunk_port").Inc()
-	if now := time.Now(); now.Sub(p.warned) > time.Minute {
-		p.warned = now
-		p.cfg.Logger.Warn("a trunk's port is not free: stop the other program (ss -lnptu names it), or choose another --trunk-port",
-			zap.String("credential", id.Credential), zap.String("trunk", strings.TrimPrefix(id.Key, trunkMark)), zap.Error(err))
-	}
+	p.warn("a trunk's port is not free: stop the other program (ss -lnptu names it), or choose another --trunk-port",
+		zap.String("credential", id.Credential), zap.String("trunk", strings.TrimPrefix(id.Key, trunkMark)), zap.Error(err))
 	return socks, err
 }
 
@@ -287,12 +284,18 @@ func (p *PhonePorts) reuse(id phoneID, source netip.Addr, ownOnly bool) (sockets
 		}
 	}
 	p.cfg.Counters.Counter("sip.refused.no_phone_port").Inc()
+	p.warn("a phone gets no port toward the PBX: widen --phone-ports, or revoke the credential if it is not its office's",
+		zap.String("credential", id.Credential), zap.Int("ports_of_credential", p.quota()))
+	return sockets{}, ErrNoPhonePort
+}
+
+// warn logs that a phone cannot be opened, once a minute: it is tried again all the
+// time. It is called with mu held.
+func (p *PhonePorts) warn(text string, fields ...zap.Field) {
 	if now := time.Now(); now.Sub(p.warned) > time.Minute {
 		p.warned = now
-		p.cfg.Logger.Warn("a phone gets no port toward the PBX: widen --phone-ports, or revoke the credential if it is not its office's",
-			zap.String("credential", id.Credential), zap.Int("ports_of_credential", p.quota()))
+		p.cfg.Logger.Warn(text, fields...)
 	}
-	return sockets{}, ErrNoPhonePort
 }
 
 // remember notes what the phone id has, and has it written if that is new.

@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
 )
 
 // Sources says whose address the PBX sees: tunneld's for all phones, one for
@@ -92,6 +95,53 @@ func (p *PhonePorts) source(id phoneID) (netip.Addr, error) {
 			return a, nil
 		}
 	}
+	if a, ok := p.reuseSource(id.Credential); ok {
+		return a, nil
+	}
 	p.cfg.Counters.Counter("sip.refused.no_phone_source").Inc()
+	p.warn("a phone gets no address toward the PBX: widen --phone-source-network, or revoke the credential if it is not its office's",
+		zap.String("credential", id.Credential), zap.Stringer("network", p.cfg.SourceNetwork))
 	return netip.Addr{}, ErrNoPhoneSource
+}
+
+// reuseSource takes its address from the owner who has been away for longest, one
+// of the credential's if there is one. It is called with mu held.
+func (p *PhonePorts) reuseSource(credential string) (netip.Addr, bool) {
+	mode := p.cfg.Sources
+	type holder struct {
+		entries []*bookEntry
+		used    time.Time
+		present bool
+		own     bool
+	}
+	holders := make(map[phoneID]*holder)
+	for k, e := range p.book {
+		if e.SourceOf != mode || !p.cfg.SourceNetwork.Contains(e.Source) || p.cfg.IsPBX(e.Source) {
+			continue
+		}
+		h := holders[mode.owner(k)]
+		if h == nil {
+			h = &holder{own: k.Credential == credential}
+			holders[mode.owner(k)] = h
+		}
+		h.entries = append(h.entries, e)
+		h.present = h.present || p.open[k] != nil
+		if e.Used.After(h.used) {
+			h.used = e.Used
+		}
+	}
+	var longest *holder
+	for _, h := range holders {
+		if !h.present && (longest == nil || h.own && !longest.own || h.own == longest.own && h.used.Before(longest.used)) {
+			longest = h
+		}
+	}
+	if longest == nil {
+		return netip.Addr{}, false
+	}
+	a := longest.entries[0].Source
+	for _, e := range longest.entries {
+		e.Source, e.SourceOf = netip.Addr{}, ""
+	}
+	return a, true
 }

@@ -114,6 +114,39 @@ func TestNoSourceLeft(t *testing.T) {
 	}
 }
 
+// TestSourceIsReusedLast: where every address has been a phone's, a new one gets
+// that of the phone that has been away for longest, as it does with ports.
+func TestSourceIsReusedLast(t *testing.T) {
+	p, err := OpenPhonePorts(PhonePortsConfig{
+		Addr: netip.MustParseAddr("127.0.0.1"), Low: 27200, High: 27205,
+		Sources: PhoneSource, SourceNetwork: netip.MustParsePrefix("127.79.0.0/29"), IsPBX: func(netip.Addr) bool { return false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	had := make(map[string]netip.AddrPort)
+	for i := range 6 {
+		key := fmt.Sprint("phone", i)
+		id := phoneID{fmt.Sprint("office", i%2), key}
+		had[key] = p.mustAcquire(t, id.Credential, key)
+		if i < 4 {
+			p.mu.Lock()
+			p.open[id].shut()
+			delete(p.open, id)
+			p.mu.Unlock()
+		}
+	}
+	for i, want := range []string{"phone1", "phone3"} { // of the same office first
+		if at := p.mustAcquire(t, "office1", fmt.Sprint("new", i)); at.Addr() != had[want].Addr() {
+			t.Errorf("the new phone %d has %v, not that of %s, %v", i, at, want, had[want])
+		}
+	}
+	if at := p.mustAcquire(t, "office0", "phone2"); at.Addr() != had["phone2"].Addr() {
+		t.Errorf("phone2 has %v, had %v", at, had["phone2"])
+	}
+}
+
 // TestPBXSeesSources: all SIP of a phone, over UDP and over connections that
 // either side makes, has its address on the wire, in Via and in Contact.
 func TestPBXSeesSources(t *testing.T) {
