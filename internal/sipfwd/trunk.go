@@ -51,9 +51,11 @@ type TrunkInfo struct {
 func (s *PBXSide) Trunks() []TrunkInfo {
 	var infos []TrunkInfo
 	for _, p := range s.allPhones() {
-		if p.trunk != "" {
+		p.mu.Lock()
+		if p.trunk != "" && !p.ended { // else another session has it
 			infos = append(infos, p.trunkInfo())
 		}
+		p.mu.Unlock()
 	}
 	return infos
 }

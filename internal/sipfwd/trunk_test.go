@@ -54,6 +54,16 @@ func (r *rig) trunkPort(name string) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// linksGone waits until the LAN side knows that its connections have ended.
+func (r *rig) linksGone() {
+	r.t.Helper()
+	eventually(r.t, "gone", func() bool {
+		r.lan.mu.Lock()
+		defer r.lan.mu.Unlock()
+		return len(r.lan.streams) == 0
+	})
+}
+
 // TestTrunk: calls of any user in both directions, with the requests in their
 // dialogs, over UDP and TCP.
 func TestTrunk(t *testing.T) {
@@ -252,11 +262,7 @@ func TestTrunkConnectionEnds(t *testing.T) {
 	}
 	// Between two requests nothing is lost.
 	office.hangUp()
-	eventually(t, "gone", func() bool {
-		r.lan.mu.Lock()
-		defer r.lan.mu.Unlock()
-		return len(r.lan.streams) == 0
-	})
+	r.linksGone()
 	r.pbxSock.send(at, phoneCall(t, r.pbxSock, "carol", "101").request("MESSAGE", "sip:101@"+at.String()))
 	office.reply(office.next(), "200 OK")
 	if res := r.pbxSock.next(); res.StatusCode() != 200 {
@@ -277,6 +283,7 @@ func TestTrunkThatHangsUp(t *testing.T) {
 	office.reply(m, "180 Ringing")
 	r.pbxSock.next()
 	office.hangUp()
+	r.linksGone()
 	for dials := 0; ; dials++ {
 		conn, err := office.ln.accept(time.Now().Add(300 * time.Millisecond))
 		if err != nil {
@@ -296,6 +303,7 @@ func TestTrunkThatHangsUp(t *testing.T) {
 	office.reply(cancel, "200 OK")
 	// Its answer comes on a connection of its own, which may be the last one that it wants.
 	office.hangUp()
+	r.linksGone()
 	again := newTCPAgent(t, r.proxy)
 	again.send(r.proxy, answer(m, "487 Request Terminated"))
 	if res := r.pbxSock.next(); res.StatusCode() != 487 {
@@ -326,6 +334,20 @@ func TestTrunkAway(t *testing.T) {
 	r.pbxSock.send(at, phoneCall(t, r.pbxSock, "carol", "101").request("MESSAGE", "sip:101@"+at.String()))
 	if m := office.next(); string(m.Method()) != "MESSAGE" {
 		t.Errorf("the office PBX got:\n%s", m.raw)
+	}
+}
+
+// TestTrunkTakenOver: the session that has lost it, which may still be in its
+// grace, does not list it.
+func TestTrunkTakenOver(t *testing.T) {
+	r := newRig(t)
+	office := newAgent(t, "127.0.0.1:0")
+	r.withTrunks(trunkTo("berlin", office))
+	before := r.pbx
+	r.newSession()
+	r.withTrunks(trunkTo("berlin", office))
+	if again := before.Trunks(); len(again) > 0 {
+		t.Errorf("the earlier session has %+v", again)
 	}
 }
 
