@@ -2,10 +2,11 @@ package relay
 
 import (
 	"fmt"
-	"os"
+	"runtime"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,11 @@ const (
 	// drainLimit is how many packets are taken before Flush is called: those of
 	// 2 ms at 500,000 a second.
 	drainLimit = 1024
+	// busy is how many packets after a Wait make the Poller go on with another
+	// one, and not have the next packet wake it.
+	busy = 4
+	// wakeSlot is what an event has in place of a slot that Close has caused.
+	wakeSlot = -1
 )
 
 // A Poller reads the sockets of Relays, all of them in one goroutine: at the
@@ -27,11 +33,16 @@ const (
 // PollerConfig.Wait, takes a packet of each socket in turn until none has any,
 // and calls Flush. So at high rates it works once a Wait, and no flood toward
 // one port keeps the others waiting.
+//
+// It sleeps in the kernel, and not in the runtime, which would be woken by packets
+// while it waits for others, and wakes other threads each time that it is.
 type Poller struct {
 	config PollerConfig
 	epoll  int
-	file   *os.File // epoll, for the runtime to wait for
-	raw    syscall.RawConn
+	wake   int // an eventfd, for Close
+	alone  bool
+	closed atomic.Bool
+	once   sync.Once
 	done   chan struct{} // run has ended
 
 	buf    [MaxPacket + 1]byte // one byte more than a packet may have shows the ones that have more
@@ -55,68 +66,100 @@ func NewPoller(config PollerConfig) (*Poller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	// The runtime waits for descriptors that do not block only.
-	if err := unix.SetNonblock(epoll, true); err != nil {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		if err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeSlot}); err != nil {
+			_ = unix.Close(wake)
+		}
+	}
+	if err != nil {
 		_ = unix.Close(epoll)
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	p := &Poller{config: config, epoll: epoll, file: os.NewFile(uintptr(epoll), "epoll"), done: make(chan struct{})}
-	if p.raw, err = p.file.SyscallConn(); err != nil {
-		_ = p.file.Close()
-		return nil, fmt.Errorf("epoll: %w", err)
-	}
+	p := &Poller{config: config, epoll: epoll, wake: wake, alone: runtime.GOMAXPROCS(0) == 1, done: make(chan struct{})}
 	go p.run()
 	return p, nil
 }
 
 // Close stops reading and waits until no Sink is called any more. The Relays are
-// not closed.
+// to be closed before.
 func (p *Poller) Close() error {
-	err := p.file.Close()
-	<-p.done
-	return err
+	p.once.Do(func() {
+		p.closed.Store(true)
+		_, _ = unix.Write(p.wake, []byte{0, 0, 0, 0, 0, 0, 0, 1}) // it cannot fail: the counter has room
+		<-p.done
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		_ = unix.Close(p.wake)
+		_ = unix.Close(p.epoll)
+		p.epoll = -1
+	})
+	return nil
 }
 
 func (p *Poller) run() {
 	defer close(p.done)
-	readable, drain := p.readable, p.drain // one of each: a method value is an allocation
 	for {
-		if err := p.raw.Read(readable); err != nil {
-			return
+		p.sleep()
+		for taken := busy; taken >= busy; {
+			if p.closed.Load() {
+				return
+			}
+			wait := p.config.wait()
+			p.nap(wait)
+			taken = p.drain()
+			p.config.flush()
+			if wait <= 0 {
+				break
+			}
 		}
-		if wait := p.config.wait(); wait > 0 {
-			time.Sleep(wait)
-		}
-		if err := p.raw.Control(drain); err != nil {
-			return
-		}
-		p.config.flush()
 	}
 }
 
-// readable says whether a socket has something. The events are taken again by
-// drain: there are more by then.
-func (p *Poller) readable(epoll uintptr) bool { return p.poll(epoll, 1) != 0 }
+// nap waits for packets to come.
+func (p *Poller) nap(wait time.Duration) {
+	switch {
+	case wait <= 0:
+	case p.alone:
+		// A thread that sleeps in the kernel keeps its processor from the others for
+		// a while.
+		time.Sleep(wait)
+	default:
+		left := unix.NsecToTimespec(int64(wait))
+		_ = unix.Nanosleep(&left, nil)
+	}
+}
 
-func (p *Poller) poll(epoll uintptr, limit int) int {
+// sleep waits until a socket has something. What that is drain asks again: there
+// is more by then.
+func (p *Poller) sleep() { _, _ = unix.EpollWait(p.epoll, p.events[:1], -1) }
+
+// poll returns how many sockets have something, with their events. It does not wait,
+// so that the runtime need not be told of it.
+func (p *Poller) poll() int {
 	for {
-		n, err := unix.EpollWait(int(epoll), p.events[:limit], 0)
-		if err != unix.EINTR {
-			return max(n, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.events[0])), pollBatch, 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n)
+		case unix.EINTR:
+			continue
 		}
+		return 0
 	}
 }
 
 // drain takes what the sockets have.
-func (p *Poller) drain(epoll uintptr) {
-	for taken := 0; taken < drainLimit; {
-		n := p.poll(epoll, pollBatch)
+func (p *Poller) drain() (taken int) {
+	for taken < drainLimit {
+		n := p.poll()
 		if n == 0 {
-			return
+			break
 		}
 		taken += n
 		p.take(p.events[:n])
 	}
+	return taken
 }
 
 // take reads one packet from each of the sockets.
@@ -124,6 +167,9 @@ func (p *Poller) take(events []unix.EpollEvent) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range events {
+		if events[i].Fd == wakeSlot {
+			continue
+		}
 		slot := &p.slots[events[i].Fd]
 		if slot.half == nil || slot.turn != events[i].Pad {
 			continue
