@@ -60,8 +60,9 @@ e2e: ## network namespaces with Kamailio, baresip, SIPp (root); one test: make e
 	$(GO) test -tags e2e -count=1 -parallel 2 -timeout 10m -run '$(E2E)' ./test/e2e/...
 
 .PHONY: bench
-bench: build ## the two programs measured from outside, into build/bench.json
+bench: build ## the two programs measured from outside, into build/bench.json; media as root only
 	$(GO) run ./test/bench -bin bin -json build/bench.json
+	$(GO) run ./test/mediabench -bin bin -json build/bench.json
 
 .PHONY: microbench
 microbench: ## benchmarks of the packages, with allocations: make microbench PKG=./internal/sipmsg

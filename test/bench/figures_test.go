@@ -24,10 +24,3 @@ func TestFiguresOf(t *testing.T) {
 		t.Error(got)
 	}
 }
-
-func TestRows(t *testing.T) {
-	r := row{Name: "x", Value: 3, Unit: "us"}.beside("peer", 2).atMost(2)
-	if r.Ratio != 1.5 || *r.Target != 2 || *r.Met {
-		t.Errorf("%+v", r)
-	}
-}

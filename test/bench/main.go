@@ -11,44 +11,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"text/tabwriter"
 	"time"
+
+	"github.com/siptunnel/siptunnel/test/bench/report"
 )
-
-// row is one figure, with that of a peer in the same run, and what it should be.
-type row struct {
-	Name      string   `json:"name"`
-	Value     float64  `json:"value"`
-	Unit      string   `json:"unit"`
-	Peer      string   `json:"peer,omitempty"`
-	PeerValue float64  `json:"peer_value,omitempty"`
-	Ratio     float64  `json:"ratio,omitempty"` // value to peer_value
-	Target    *float64 `json:"target,omitempty"`
-	Met       *bool    `json:"met,omitempty"`
-}
-
-// beside is r with the figure of a peer.
-func (r row) beside(peer string, value float64) row {
-	r.Peer, r.PeerValue = peer, value
-	if value != 0 {
-		r.Ratio = r.Value / value
-	}
-	return r
-}
-
-// atMost is r with the bound that it should keep.
-func (r row) atMost(target float64) row {
-	met := r.Value <= target
-	r.Target, r.Met = &target, &met
-	return r
-}
 
 // skip says that rows are missing, and why.
 func skip(what, why string) { fmt.Fprintf(os.Stderr, "bench: no %s: %s\n", what, why) }
@@ -61,19 +32,19 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	rows, err := run(ctx, *bin, *talkFor)
-	for _, part := range []func() ([]row, error){
-		func() ([]row, error) { return signalling(ctx, *bin) },
-		func() ([]row, error) { return editing(ctx) },
+	for _, part := range []func() ([]report.Row, error){
+		func() ([]report.Row, error) { return signalling(ctx, *bin) },
+		func() ([]report.Row, error) { return editing(ctx) },
 	} {
 		if err == nil {
-			var more []row
+			var more []report.Row
 			more, err = part()
 			rows = append(rows, more...)
 		}
 	}
-	show(rows)
+	report.Show(os.Stdout, rows)
 	if err == nil && *out != "" {
-		err = write(*out, rows)
+		err = report.Write(*out, rows, false)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -90,7 +61,7 @@ const (
 	settle      = 300 * time.Millisecond // for the last packets to arrive
 )
 
-func run(ctx context.Context, bin string, talkFor time.Duration) ([]row, error) {
+func run(ctx context.Context, bin string, talkFor time.Duration) ([]report.Row, error) {
 	dir, err := os.MkdirTemp("", "siptunnel-bench-")
 	if err != nil {
 		return nil, err
@@ -127,7 +98,7 @@ type measurement struct {
 	pbx      *pbx
 	phones   []*phone
 	total    int64 // memory of both programs when it was last looked at
-	rows     []row
+	rows     []report.Row
 }
 
 func (m *measurement) close() {
@@ -137,7 +108,7 @@ func (m *measurement) close() {
 }
 
 func (m *measurement) add(name string, value float64, unit string) {
-	m.rows = append(m.rows, row{Name: name, Value: value, Unit: unit})
+	m.rows = append(m.rows, report.Row{Name: name, Value: value, Unit: unit})
 }
 
 // memory adds what the programs have in memory, and, unless each is empty, what
@@ -151,12 +122,12 @@ func (m *measurement) memory(when, each string, n int) error {
 			return err
 		}
 		total += b
-		m.rows = append(m.rows, row{Name: "memory of " + p.name + ", " + when, Value: float64(b) / (1 << 20), Unit: "MiB"})
+		m.rows = append(m.rows, report.Row{Name: "memory of " + p.name + ", " + when, Value: float64(b) / (1 << 20), Unit: "MiB"})
 	}
 	if each != "" {
-		r := row{Name: "memory per " + each + ", both programs", Value: float64(total-m.total) / float64(n) / (1 << 10), Unit: "kB"}
+		r := report.Row{Name: "memory per " + each + ", both programs", Value: float64(total-m.total) / float64(n) / (1 << 10), Unit: "kB"}
 		if each == "call" {
-			r = r.atMost(callMemory)
+			r = r.AtMost(callMemory)
 		}
 		m.rows = append(m.rows, r)
 	}
@@ -258,30 +229,4 @@ func (m *measurement) manyCalls() error {
 		}
 	}
 	return m.memory(fmt.Sprintf("%d calls", calls+silent), "call", silent)
-}
-
-func show(rows []row) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%.2f\t%s", r.Name, r.Value, r.Unit)
-		if r.Peer != "" {
-			fmt.Fprintf(w, "\t%s\t%.2f\t%.2f times", r.Peer, r.PeerValue, r.Ratio)
-		}
-		if r.Target != nil {
-			fmt.Fprintf(w, "\tat most %.2f: %v", *r.Target, *r.Met)
-		}
-		fmt.Fprintln(w)
-	}
-	w.Flush()
-}
-
-func write(name string, rows []row) error {
-	b, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(name, append(b, '\n'), 0o644)
 }

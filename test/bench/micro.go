@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"github.com/siptunnel/siptunnel/test/bench/report"
 )
 
 // editTime is how long the edit of an INVITE with SDP may take, in microseconds.
@@ -13,7 +15,7 @@ const editTime = 2
 
 // editing runs the benchmark of what both programs do to each message, beside
 // that of a parser made for user agents.
-func editing(ctx context.Context) ([]row, error) {
+func editing(ctx context.Context) ([]report.Row, error) {
 	if _, err := exec.LookPath("go"); err != nil {
 		skip("edit of an INVITE", "there is no go command")
 		return nil, nil
@@ -25,9 +27,9 @@ func editing(ctx context.Context) ([]row, error) {
 		return nil, fmt.Errorf("go test -bench: %w\n%s", err, out)
 	}
 	own, peer := figuresOf(string(out), "BenchmarkForwardInvite"), figuresOf(string(out), "BenchmarkPeers/sipgo")
-	return []row{
-		row{Name: "parse, edit and write of an INVITE with SDP", Value: own["ns/op"] / 1000, Unit: "us"}.beside("sipgo, parse and print", peer["ns/op"]/1000).atMost(editTime),
-		row{Name: "allocations for that", Value: own["allocs/op"], Unit: "allocations"}.beside("sipgo, parse and print", peer["allocs/op"]).atMost(0),
+	return []report.Row{
+		report.Row{Name: "parse, edit and write of an INVITE with SDP", Value: own["ns/op"] / 1000, Unit: "us"}.Beside("sipgo, parse and print", peer["ns/op"]/1000).AtMost(editTime),
+		report.Row{Name: "allocations for that", Value: own["allocs/op"], Unit: "allocations"}.Beside("sipgo, parse and print", peer["allocs/op"]).AtMost(0),
 	}, nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/siptunnel/siptunnel/test/bench/report"
 )
 
 const (
@@ -34,7 +36,7 @@ type outcome struct {
 
 // signalling measures calls and registrations that SIPp makes through both
 // programs, through Kamailio, and directly.
-func signalling(ctx context.Context, bin string) ([]row, error) {
+func signalling(ctx context.Context, bin string) ([]report.Row, error) {
 	if _, err := exec.LookPath("sipp"); err != nil {
 		skip("calls and registrations per second", "SIPp is not installed: apt-get install sip-tester")
 		return nil, nil
@@ -65,7 +67,7 @@ func signalling(ctx context.Context, bin string) ([]row, error) {
 		defer k.close()
 		routes = append(routes, route{name: "Kamailio", at: k.at, cpu: k.cpu})
 	}
-	var rows []row
+	var rows []report.Row
 	for _, load := range []struct {
 		what, unit, scenario string
 		count                int
@@ -151,23 +153,23 @@ func median(all []outcome, figure func(outcome) float64) float64 {
 }
 
 // rowsOf compares siptunnel, the second of the routes, with the others.
-func rowsOf(what, unit string, routes []route, results []outcome) []row {
-	var rows []row
+func rowsOf(what, unit string, routes []route, results []outcome) []report.Row {
+	var rows []report.Row
 	own := results[1]
 	for i, r := range routes {
 		if i != 1 {
-			rows = append(rows, row{
+			rows = append(rows, report.Row{
 				Name: fmt.Sprintf("%s per second, SIPp, %d at once", what, sippAtOnce), Value: own.perSecond, Unit: "1/s",
-			}.beside(r.name, results[i].perSecond))
+			}.Beside(r.name, results[i].perSecond))
 		}
 	}
 	for i, r := range routes {
 		if r.cpu != nil && i != 1 {
-			rows = append(rows, row{Name: "CPU per " + unit + ", both programs", Value: own.cpuEach, Unit: "us"}.beside(r.name, results[i].cpuEach))
+			rows = append(rows, report.Row{Name: "CPU per " + unit + ", both programs", Value: own.cpuEach, Unit: "us"}.Beside(r.name, results[i].cpuEach))
 		}
 	}
 	if len(routes) == 2 {
-		rows = append(rows, row{Name: "CPU per " + unit + ", both programs", Value: own.cpuEach, Unit: "us"})
+		rows = append(rows, report.Row{Name: "CPU per " + unit + ", both programs", Value: own.cpuEach, Unit: "us"})
 	}
 	return rows
 }

@@ -1,0 +1,238 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/test/bench/report"
+)
+
+const (
+	rounds  = 3     // of a measurement, of which the median counts
+	maxLoss = 0.001 // a round with more is void
+)
+
+var errLoss = errors.New("void: more than 0.1 % of the packets were lost")
+
+// perPacket is the CPU time per packet of a system, in microseconds.
+func (b *bench) perPacket(s system) (cost float64, err error) {
+	err = b.with(s, func(m *setup) error {
+		if _, err := m.streams.talk(talk{last: 1500 * time.Millisecond}); err != nil {
+			return err
+		}
+		var costs []float64
+		worst := 0.0
+		for range rounds {
+			own, switched := ownCPU(), m.switches()
+			before, err := m.cpu()
+			if err != nil {
+				return err
+			}
+			r, err := m.streams.talk(talk{last: b.talkFor})
+			if err != nil {
+				return err
+			}
+			after, err := m.cpu()
+			if err != nil {
+				return err
+			}
+			each := float64((after - before).Nanoseconds()) / 1000 / float64(r.received)
+			b.say("%s %v, %d streams: %.2f us a packet, %.2f %% lost; %.0f wake-ups a second; the generator took %.0f %% of a core", s.name, s.flags, s.streams, each,
+				100*r.loss(), float64(m.switches()-switched)/b.talkFor.Seconds(), 100*(ownCPU()-own).Seconds()/b.talkFor.Seconds())
+			if worst = max(worst, r.loss()); r.loss() <= maxLoss {
+				costs = append(costs, each)
+			}
+		}
+		if len(costs) == 0 {
+			return fmt.Errorf("%w: %.2f %%", errLoss, 100*worst)
+		}
+		slices.Sort(costs)
+		cost = costs[(len(costs)-1)/2]
+		if b.profile != "" {
+			return b.perf(m)
+		}
+		return nil
+	})
+	if errors.Is(err, errLoss) {
+		b.say("%s, %d streams: %v", s.name, s.streams, errLoss)
+		return 0, nil
+	}
+	return cost, err
+}
+
+// perf has perf(1) look at the processes for one more round.
+func (b *bench) perf(m *setup) error {
+	var ids []string
+	for _, p := range m.processes {
+		ids = append(ids, strconv.Itoa(p.cmd.Process.Pid))
+	}
+	b.profiles++
+	name := filepath.Join(b.profile, fmt.Sprintf("%d.perf", b.profiles))
+	cmd := exec.CommandContext(b.ctx, "perf", "record", "-q", "-g", "-F", "1999", "-o", name, "-p", strings.Join(ids, ","), "--", "sleep", fmt.Sprint(b.talkFor.Seconds()))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	_, err := m.streams.talk(talk{last: b.talkFor + time.Second})
+	if failed := cmd.Wait(); failed != nil {
+		return fmt.Errorf("perf: %w: %s", failed, out.String())
+	}
+	b.say("perf report -i %s", name)
+	return err
+}
+
+func ownCPU() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t)
+	return time.Duration(t.Nano())
+}
+
+// load is a rate of packets, who else carries it, and what of ours is compared.
+type load struct {
+	streams int
+	peers   []string
+	rows    []costRow
+}
+
+type costRow struct {
+	name   string
+	own    system
+	limits map[string]float64 // by peer: of its figure
+}
+
+func loads() []load {
+	return []load{
+		{1000, []string{"rtpengine", "wireguard-go", "openvpn"}, []costRow{
+			{"", system{}, map[string]float64{"rtpengine": 0.50, "wireguard-go": 0.30, "openvpn": 0.40}},
+			{", bundling off", system{flags: []string{"--media-wait", "0s"}}, map[string]float64{"rtpengine": 0.70, "wireguard-go": 0.42}},
+			{", UDP blocked", system{blocked: true}, map[string]float64{"rtpengine": 0.80}},
+		}},
+		{200, []string{"rtpengine"}, []costRow{
+			{"", system{}, map[string]float64{"rtpengine": 0.40}},
+		}},
+	}
+}
+
+// cpu is the CPU time per packet, beside the peers.
+func (b *bench) cpu() error {
+	for _, l := range loads() {
+		peers, names := map[string]float64{}, map[string]string{}
+		for _, peer := range l.peers {
+			if b.profile != "" && peer != "rtpengine" {
+				continue
+			}
+			var err error
+			if peers[peer], names[peer], err = b.peerCost(peer, l.streams); err != nil {
+				return err
+			}
+		}
+		for _, r := range l.rows {
+			r.own.name, r.own.streams = ours, l.streams
+			cost, err := b.perPacket(r.own)
+			if err != nil {
+				return err
+			}
+			for _, peer := range l.peers {
+				if limit, ok := r.limits[peer]; ok && cost > 0 && peers[peer] > 0 {
+					row := report.Row{Name: fmt.Sprintf("CPU per packet, both ends, %d packets/s%s", l.streams*50, r.name), Value: cost, Unit: "us"}
+					b.add(row.Beside(names[peer], peers[peer]).AtMostOfPeer(limit))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// peerCost is what a packet costs a peer, at the highest rate that it carries
+// without loss, and the peer's name, which tells the rate if it is another one.
+func (b *bench) peerCost(peer string, streams int) (cost float64, name string, err error) {
+	for _, share := range []int{1, 2, 4} {
+		if cost, err = b.perPacket(system{name: peer, streams: streams / share}); cost > 0 || err != nil {
+			if name = peer; share > 1 {
+				name = fmt.Sprintf("%s at %d packets/s", peer, streams/share*50)
+			}
+			return cost, name, err
+		}
+	}
+	return 0, peer, nil
+}
+
+// delay is what the tunnel adds to the delay of 200 calls' packets without
+// bundling.
+func (b *bench) delay() error {
+	var taken [2]result
+	for i, s := range []system{{name: "direct", streams: 200}, {name: ours, streams: 200, flags: []string{"--media-wait", "0s"}}} {
+		err := b.with(s, func(m *setup) (err error) {
+			if _, err = m.streams.talk(talk{last: time.Second}); err != nil {
+				return err
+			}
+			r, err := m.streams.talk(talk{last: rounds * b.talkFor, delays: true})
+			b.say("delay, %s: p50 %v, p99 %v, p99.9 %v, %.2f %% lost", s.name, r.delay(0.5), r.delay(0.99), r.delay(0.999), 100*r.loss())
+			taken[i] = r
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, p := range []struct {
+		name   string
+		share  float64
+		target float64 // ms
+	}{{"p50", 0.5, 0.5}, {"p99", 0.99, 2}, {"p99.9", 0.999, 5}} {
+		without, with := taken[0].delay(p.share), taken[1].delay(p.share)
+		b.add(report.Row{Name: "delay added, bundling off, 200 calls, " + p.name, Value: float64((with - without).Microseconds()) / 1000, Unit: "ms"}.
+			AtMost(p.target))
+	}
+	return nil
+}
+
+// memory is what a call needs.
+func (b *bench) memory() error {
+	const calls = 400
+	own, err := b.perCall(system{name: ours, streams: calls + warmCalls})
+	if err != nil {
+		return err
+	}
+	peer, err := b.perCall(system{name: "rtpengine", streams: calls + warmCalls})
+	if err != nil {
+		return err
+	}
+	b.add(report.Row{Name: fmt.Sprintf("memory per call, both ends, %d calls that talk", calls), Value: own, Unit: "kB"}.Beside("rtpengine", peer).AtMost(15))
+	return nil
+}
+
+const warmCalls = 20 // that are there before
+
+// perCall is the memory per call of a system in kB.
+func (b *bench) perCall(s system) (each float64, err error) {
+	before := int64(0)
+	s.warm = func(m *setup, few *streams) error {
+		if _, err := few.talk(talk{last: 2 * time.Second, both: true}); err != nil {
+			return err
+		}
+		before, err = m.memory()
+		return err
+	}
+	err = b.with(s, func(m *setup) error {
+		if _, err := m.streams.talk(talk{last: 2 * time.Second, both: true}); err != nil {
+			return err
+		}
+		after, err := m.memory()
+		each = float64(after-before) / float64(s.streams-warmCalls) / 1024
+		return err
+	})
+	return each, err
+}
