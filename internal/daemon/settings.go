@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/siptunnel/siptunnel/internal/config"
 	"github.com/siptunnel/siptunnel/internal/logging"
@@ -90,7 +91,7 @@ func (s *settings) survey(ctx context.Context, dns resolver) (*place, error) {
 	}
 	p := &place{listen: s.Listen.WithPort(defaultListenPort), domain: string(s.Domain)}
 	if p.domain == "" {
-		p.domain = s.PBX[0].Host
+		p.domain = strings.TrimSuffix(s.PBX[0].Host, ".") // SIP has no use for a name that is complete
 		if addr, ok := s.PBX[0].Addr(); ok {
 			p.domain = probe.Bracketed(addr)
 		}

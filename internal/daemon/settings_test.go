@@ -42,6 +42,7 @@ func TestSurvey(t *testing.T) {
 	}{
 		{name: "nothing set", resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", phones: "127.0.0.1", doubtful: true},
 		{name: "PBX by name", args: []string{"--pbx", "localhost:5080"}, resolve: resolveTo("127.0.0.1", "::1"), pbx: "127.0.0.1:5080", domain: "localhost", phones: "127.0.0.1", doubtful: true},
+		{name: "PBX by complete name", args: []string{"--pbx", "pbx.example."}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "pbx.example", doubtful: true},
 		{name: "domain", args: []string{"--domain", "pbx.example"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "pbx.example", doubtful: true},
 		{name: "IPv6", args: []string{"--pbx", "::1"}, resolve: resolveTo("::1"), pbx: "[::1]:5060", domain: "[::1]", phones: "::1", doubtful: true},
 		{name: "public name", args: []string{"--public-address", "tunnel.example"}, resolve: resolveTo("127.0.0.1"), pbx: "127.0.0.1:5060", domain: "127.0.0.1", public: "tunnel.example:5090"},
