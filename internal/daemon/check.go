@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -73,14 +74,22 @@ func checkPBX(ctx context.Context, list *config.Checklist, p *place) {
 	}
 }
 
+// checkFree takes the port that offices connect to over one network, and gives it back.
+func checkFree(list *config.Checklist, at config.Endpoint, network string, listen func(at string) (io.Closer, error)) {
+	socket, err := listen(at.String())
+	if err != nil {
+		list.Fail("listen", config.ListenError(err, "--listen", at.String()+"/"+network))
+		return
+	}
+	socket.Close()
+	list.OK("listen", "%s/%s is free", at, network)
+}
+
 // checkPorts looks whether the ports that serve takes are free.
 func checkPorts(list *config.Checklist, s *settings, p *place) {
-	ln, err := net.Listen("tcp", p.listen.String())
-	if err != nil {
-		list.Fail("listen", config.ListenError(err, "--listen", p.listen.String()+"/tcp"))
-	} else {
-		ln.Close()
-		list.OK("listen", "%s/tcp is free", p.listen)
+	checkFree(list, p.listen, "tcp", func(at string) (io.Closer, error) { return net.Listen("tcp", at) })
+	if s.MediaTransport != config.MediaTCP {
+		checkFree(list, p.listen, "udp", func(at string) (io.Closer, error) { return net.ListenPacket("udp", at) })
 	}
 	list.Ports("media ports", "--media-ports", p.mediaAddress, s.MediaPorts, 2)
 	list.Ports("phone ports", "--phone-ports", p.phoneAddress, s.PhonePorts, 1, "udp", "tcp")
