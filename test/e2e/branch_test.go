@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"testing"
 
 	"github.com/siptunnel/siptunnel/test/e2e/lab"
 	"github.com/siptunnel/siptunnel/test/e2e/peers"
@@ -37,12 +38,18 @@ func (tun *tunnel) startBranch(flags ...string) *branch {
 	}
 	args := append([]string{program, "serve", "--log-level", "debug"}, state...)
 	b.proxy = tun.endsWell(b.Office.Start("tunnelproxy", append(args, flags...)...))
-	lab.Eventually(tun.t, soon, "OPTIONS of the second office go through the tunnel", func() bool {
+	b.waitUp(tun.t)
+	return b
+}
+
+// waitUp waits until what a phone of the second office sends reaches the PBX and the answer comes back.
+func (b *branch) waitUp(t *testing.T) {
+	t.Helper()
+	lab.Eventually(t, soon, "OPTIONS of the second office go through the tunnel", func() bool {
 		if !b.proxy.Running() {
-			tun.t.Fatal("tunnelproxy of the second office has ended")
+			t.Fatal("tunnelproxy of the second office has ended")
 		}
 		status, _ := peers.Options(b.Office, netip.AddrPortFrom(lab.BranchProxyAddr, 5060), "sip:"+domain)
 		return status == 200
 	})
-	return b
 }

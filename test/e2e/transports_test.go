@@ -58,6 +58,7 @@ func TestTransports(t *testing.T) {
 		t.Run("PBX over "+test.pbx, func(t *testing.T) {
 			if test.flags != nil {
 				tun.changeDaemon(test.flags...)
+				other.waitUp(t)
 			}
 			before := len(tun.inside.Packets())
 			for _, place := range places {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -107,9 +108,7 @@ func (c *Capture) Packets() []*pcap.Packet {
 func (c *Capture) SIP() []*pcap.Message {
 	var messages []*pcap.Message
 	for _, p := range c.Packets() {
-		if m, ok := p.SIP(); ok {
-			messages = append(messages, m)
-		}
+		messages = append(messages, p.Messages()...)
 	}
 	return messages
 }
@@ -122,8 +121,8 @@ func (c *Capture) WaitSIP(limit time.Duration, what string, accept func(*pcap.Me
 	Eventually(c.host.lab.t, limit, what, func() bool {
 		packets := c.Packets()
 		for ; next < len(packets) && found == nil; next++ {
-			if m, ok := packets[next].SIP(); ok && accept(m) {
-				found = m
+			if i := slices.IndexFunc(packets[next].Messages(), accept); i >= 0 {
+				found = packets[next].Messages()[i]
 			}
 		}
 		return found != nil

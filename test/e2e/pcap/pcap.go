@@ -175,3 +175,19 @@ func (p *Packet) decodeTransport(src, dst netip.Addr, segment []byte) {
 	p.Dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(segment[2:]))
 	p.Payload = segment[offset:]
 }
+
+// About returns the ends of the UDP datagram that an ICMP error over IPv4 tells of.
+func (p *Packet) About() (src, dst netip.AddrPort, ok bool) {
+	const icmpHeader, ipHeader, unreachable = 8, 20, 3
+	if p.Protocol != ICMP || len(p.Payload) < icmpHeader+ipHeader || p.Payload[0] != unreachable {
+		return src, dst, false
+	}
+	quoted := p.Payload[icmpHeader:]
+	udp := int(quoted[0]&15) * 4
+	if Protocol(quoted[9]) != UDP || len(quoted) < udp+4 {
+		return src, dst, false
+	}
+	src = netip.AddrPortFrom(netip.AddrFrom4([4]byte(quoted[12:16])), binary.BigEndian.Uint16(quoted[udp:]))
+	dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte(quoted[16:20])), binary.BigEndian.Uint16(quoted[udp+2:]))
+	return src, dst, true
+}

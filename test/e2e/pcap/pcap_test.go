@@ -97,3 +97,13 @@ func TestStreams(t *testing.T) {
 		t.Errorf("got %d streams: %+v", len(streams), streams)
 	}
 }
+
+func TestMessagesOfOneSegment(t *testing.T) {
+	text := "SIP/2.0 202 Accepted\r\nCSeq: 1 REFER\r\nContent-Length: 0\r\n\r\n" +
+		"NOTIFY sip:a@b SIP/2.0\r\nCSeq: 2 NOTIFY\r\nContent-Length: 4\r\n\r\nbody" + "BYE sip:a@b SIP/2.0\r\nCSeq: 3 B"
+	p := &Packet{Protocol: TCP, Payload: []byte(text)}
+	all := p.Messages()
+	if len(all) != 3 || all[0].Status != 202 || all[1].Method != "NOTIFY" || string(all[1].Body) != "body" || all[2].Method != "BYE" {
+		t.Errorf("%d messages: %v", len(all), all)
+	}
+}

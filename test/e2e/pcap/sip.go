@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// A Message is what one packet shows of a SIP message: its head, and its body as far as it was in the packet. A message behind it
-// in the same segment is not seen.
+// A Message is what one packet shows of a SIP message: its head, and its body as far as it was in the packet.
 type Message struct {
 	*Packet
 	StartLine string
@@ -22,21 +21,53 @@ func (p *Packet) SIP() (*Message, bool) {
 	if p.Protocol != TCP && p.Protocol != UDP {
 		return nil, false
 	}
-	head, body, _ := bytes.Cut(p.Payload, []byte("\r\n\r\n"))
+	m, _ := p.sip(p.Payload)
+	return m, m != nil
+}
+
+// Messages returns the SIP messages that begin in the packet: a TCP segment that begins with one may hold others behind it.
+func (p *Packet) Messages() []*Message {
+	if p.Protocol != TCP {
+		if m, ok := p.SIP(); ok {
+			return []*Message{m}
+		}
+		return nil
+	}
+	var all []*Message
+	for rest := p.Payload; len(rest) > 0; {
+		var m *Message
+		if m, rest = p.sip(rest); m == nil {
+			break
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// sip returns the message that the text begins with, nil if there is none, and what follows it.
+func (p *Packet) sip(text []byte) (*Message, []byte) {
+	head, body, _ := bytes.Cut(text, []byte("\r\n\r\n"))
 	startLine, headers, _ := strings.Cut(string(head), "\r\n")
 	m := &Message{Packet: p, StartLine: startLine, head: headers, Body: body}
+	var rest []byte
 	if length, err := strconv.Atoi(m.Header("Content-Length")); err == nil && length >= 0 && length < len(body) {
-		m.Body = body[:length]
+		m.Body, rest = body[:length], body[length:]
 	}
-	if rest, ok := strings.CutPrefix(startLine, "SIP/2.0 "); ok {
-		code, _, _ := strings.Cut(rest, " ")
+	if code, ok := strings.CutPrefix(startLine, "SIP/2.0 "); ok {
+		code, _, _ = strings.Cut(code, " ")
 		status, err := strconv.Atoi(code)
+		if err != nil {
+			return nil, nil
+		}
 		m.Status = status
-		return m, err == nil
+		return m, rest
 	}
 	method, _, ok := strings.Cut(startLine, " ")
+	if !ok || !strings.HasSuffix(startLine, " SIP/2.0") {
+		return nil, nil
+	}
 	m.Method = method
-	return m, ok && strings.HasSuffix(startLine, " SIP/2.0")
+	return m, rest
 }
 
 // Header returns the value of the first header of that name, in its long form, without regard to case.
