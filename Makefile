@@ -59,6 +59,10 @@ test-deps: ## the Debian packages of e2e (root)
 e2e: ## network namespaces with Kamailio, baresip, SIPp (root); one test: make e2e E2E=TestCall
 	$(GO) test -tags e2e -count=1 -parallel 2 -timeout 10m -run '$(E2E)' ./test/e2e/...
 
+.PHONY: soak
+soak: ## 10,000 registrations and 10,000 calls through both programs, and what is left of them
+	SOAK=10000 $(GO) test -tags e2e -count=1 -timeout 15m -v -run TestSoak ./test/e2e/soak
+
 .PHONY: bench
 bench: build ## the two programs measured from outside, into build/bench.json; media as root only
 	$(GO) run ./test/bench -bin bin -json build/bench.json

@@ -15,6 +15,7 @@ type Program struct {
 	Protocol string    `json:"protocol"`
 	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
+	Runtime  Runtime   `json:"runtime"`
 }
 
 // Phone is a phone that is registered, or trying to.

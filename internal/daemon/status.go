@@ -15,6 +15,7 @@ func (d *daemon) status() admin.DaemonStatus {
 	s := admin.DaemonStatus{
 		Program: admin.Program{
 			Name: name, Version: config.Version(), Protocol: wire.ALPN, PID: os.Getpid(), Started: d.started,
+			Runtime: admin.RuntimeNow(),
 		},
 		Listen:        d.place.listen.String(),
 		PublicAddress: d.publicAddress().String(),

@@ -213,6 +213,7 @@ func (p *proxy) status() admin.ProxyStatus {
 	s := admin.ProxyStatus{
 		Program: admin.Program{
 			Name: name, Version: config.Version(), Protocol: tunnel.Protocol, PID: os.Getpid(), Started: p.started,
+			Runtime: admin.RuntimeNow(),
 		},
 		SIPListen:    p.place.listen.texts(),
 		SIPTLSListen: p.place.tls.texts(),

@@ -66,5 +66,6 @@
 // every message, and the media, at both ends of a call.
 //
 // The tests need root and the Debian packages that `make test-deps` installs; without them they skip, and fail where CI=true.
-// They are compiled with the build tag e2e only: `make e2e`. What a failed test captured stays with `go test -artifacts`.
+// They are compiled with the build tag e2e only: `make e2e`; `make soak` runs that of package soak, which needs no root, at full
+// length. What a failed test captured stays with `go test -artifacts`.
 package e2e
