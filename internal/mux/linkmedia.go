@@ -14,6 +14,13 @@ import (
 // successor's records, window and wake-ups.
 const mediaPace = time.Millisecond
 
+// Sizes of the buffer of a media stream's reader, in bytes. Most streams carry
+// nothing as long as the media path works, so it grows when there is more.
+const (
+	mediaRead    = 512
+	maxMediaRead = 2 * (wire.MediaHeaderLen + wire.MaxMedia)
+)
+
 // mediaStream is the stream of one channel on one link.
 type mediaStream struct {
 	channel uint32
@@ -67,11 +74,12 @@ func (l *link) dropMedia(ms *mediaStream) {
 // readMedia hands the packets of one stream to the session until it ends.
 func (l *link) readMedia(ms *mediaStream) error {
 	defer l.dropMedia(ms)
-	buf := make([]byte, 2*(wire.MediaHeaderLen+wire.MaxMedia))
+	buf := make([]byte, mediaRead)
 	have := 0
 	for {
 		n, err := ms.stream.Read(buf[have:])
 		have += n
+		full := have == len(buf)
 		rest := buf[:have]
 		for {
 			rtcp, packet, next, err := wire.NextMedia(rest)
@@ -83,6 +91,9 @@ func (l *link) readMedia(ms *mediaStream) error {
 			}
 			l.user.packet(ms.channel, rtcp, packet)
 			rest = next
+		}
+		if full && len(buf) < maxMediaRead {
+			buf = make([]byte, min(2*len(buf), maxMediaRead))
 		}
 		have = copy(buf, rest)
 		switch {

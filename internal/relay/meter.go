@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pion/rtp"
@@ -21,10 +22,10 @@ const (
 type meter struct {
 	packets, bytes uint64
 
-	streams [maxStreams]stream
-	active  int    // index of the stream heard last
-	clock   uint64 // counts RTP packets, to find the stream unheard for longest
-	ended   losses // of streams that had to make room
+	streams []stream // maxStreams at most
+	active  int      // index of the stream heard last
+	clock   uint64   // counts RTP packets, to find the stream unheard for longest
+	ended   losses   // of streams that had to make room
 
 	fixed [rtpHeaderSize]byte // for measure; the parser would move a local one to the heap
 }
@@ -62,14 +63,15 @@ func isRTP(packet []byte) bool {
 // it is new.
 func (m *meter) stream(ssrc uint32) *stream {
 	m.clock++
-	if s := &m.streams[m.active]; s.used != 0 && s.ssrc == ssrc {
+	if m.active < len(m.streams) && m.streams[m.active].ssrc == ssrc {
+		s := &m.streams[m.active]
 		s.used = m.clock
 		return s
 	}
 	oldest := 0
 	for i := range m.streams {
 		s := &m.streams[i]
-		if s.used != 0 && s.ssrc == ssrc {
+		if s.ssrc == ssrc {
 			s.used = m.clock
 			m.active = i
 			return s
@@ -77,6 +79,11 @@ func (m *meter) stream(ssrc uint32) *stream {
 		if s.used < m.streams[oldest].used {
 			oldest = i
 		}
+	}
+	if n := len(m.streams); n < maxStreams {
+		// Most have one; append would make room for more of them.
+		m.streams = slices.Grow(m.streams, 1)[: n+1 : n+1]
+		oldest = n
 	}
 	s := &m.streams[oldest]
 	m.ended.add(s.losses())
@@ -90,12 +97,16 @@ func (m *meter) traffic() Traffic {
 	for i := range m.streams {
 		total.add(m.streams[i].losses())
 	}
+	var jittered time.Duration
+	if m.active < len(m.streams) {
+		jittered = m.streams[m.active].jitter.duration()
+	}
 	return Traffic{
 		Packets:    m.packets,
 		Bytes:      m.bytes,
 		Lost:       total.lost,
 		Reordered:  total.reordered,
 		Duplicates: total.duplicates,
-		Jitter:     m.streams[m.active].jitter.duration(),
+		Jitter:     jittered,
 	}
 }

@@ -36,7 +36,7 @@ func (l *losses) add(o losses) {
 // come, where A.3 lets duplicates hide losses.
 type stream struct {
 	ssrc uint32
-	used uint64 // by the meter; 0: free
+	used uint64 // by the meter
 
 	// Sequence numbers are extended to 64 bits and start one cycle up, so
 	// that the packets just before the first one have a number too.
