@@ -195,17 +195,18 @@ func (c *call) eachControl(f func(level, kind int32, data []byte)) {
 func (c *Conn) Send(b *Burst, to Route) (dropped int, err error) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
+	limit := 1
+	if c.gso {
+		limit = maxSegments
+	}
 	for i := 0; i < b.Len(); {
-		limit := 1
-		if c.gso {
-			limit = maxSegments
-		}
 		data, size, next := b.run(i, limit)
 		failed := c.sendRun(data, size, to)
-		if failed != nil && next-i > 1 && !errors.Is(failed, ErrQueueFull) && !errors.Is(failed, net.ErrClosed) {
-			// The device of the route cannot do it, or something before it
-			// cannot: then nothing can be sent this way, and all of it one by one.
-			c.gso = false
+		if next-i > 1 && cannotCut(failed) {
+			// EIO is for good: there is a device that cannot do it. The others may
+			// be this peer's route, a narrow one for instance.
+			c.gso = c.gso && !errors.Is(failed, unix.EIO)
+			limit = 1
 			continue
 		}
 		if failed != nil {
@@ -215,6 +216,11 @@ func (c *Conn) Send(b *Burst, to Route) (dropped int, err error) {
 		i = next
 	}
 	return dropped, err
+}
+
+// cannotCut says whether a run failed for what a single datagram need not fail for.
+func cannotCut(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // sendRun sends data, cut into datagrams of size bytes.
