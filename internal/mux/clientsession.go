@@ -34,14 +34,14 @@ type ClientSession struct {
 
 	mu     sync.Mutex
 	link   *link
-	relays map[uint32]struct{} // opened, each with a media stream
+	relays map[uint32]bool // those asked for; true: opened, with a media stream
 }
 
 func newClientSession(c *Client, m wire.Attached) *ClientSession {
 	s := &ClientSession{
 		endpoint: newEndpoint(c.config.Counters), client: c,
 		id: m.Session, secret: m.Secret, epoch: m.Epoch, attached: m,
-		relays: make(map[uint32]struct{}), over: make(chan struct{}),
+		relays: make(map[uint32]bool), over: make(chan struct{}),
 	}
 	s.openPath()
 	return s
@@ -76,20 +76,23 @@ func (s *ClientSession) ClosePhone(phone uint32) error {
 // OpenRelay asks for a relay. Channels must be larger than all before in the
 // session. The answer is RelayOpened or RelayFailed.
 func (s *ClientSession) OpenRelay(channel uint32) error {
+	s.mu.Lock()
+	s.relays[channel] = false
+	s.mu.Unlock()
 	return s.send(wire.OpenRelay{Channel: channel}.Append(nil))
 }
 
 // CloseRelay gives a relay back, after what was sent before.
 func (s *ClientSession) CloseRelay(channel uint32) error {
 	s.mu.Lock()
-	_, ok := s.relays[channel]
+	opened := s.relays[channel]
 	delete(s.relays, channel)
 	link := s.link
 	s.mu.Unlock()
-	if ok && link != nil {
+	if opened && link != nil {
 		link.closeMedia(channel)
 	}
-	if s.path != nil {
+	if opened && s.path != nil {
 		s.path.closeChannel(channel)
 	}
 	return s.send(wire.CloseRelay{Channel: channel}.Append(nil))
@@ -133,8 +136,10 @@ func (s *ClientSession) attach(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.link = l
-	for channel := range s.relays {
-		l.openMedia(channel)
+	for channel, opened := range s.relays {
+		if opened {
+			l.openMedia(channel)
+		}
 	}
 }
 
@@ -152,8 +157,7 @@ func (s *ClientSession) bye(*ByeError) {}
 func (s *ClientSession) hasRelay(channel uint32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.relays[channel]
-	return ok
+	return s.relays[channel]
 }
 
 func (s *ClientSession) packet(channel uint32, rtcp bool, packet []byte) {
@@ -198,6 +202,7 @@ func (s *ClientSession) signal(t wire.Type, body []byte) error {
 	case wire.TypeRelayFailed:
 		m, err := wire.ParseRelayFailed(body)
 		if err == nil {
+			s.relayFailed(m.Channel)
 			h.RelayFailed(m.Channel, &FailedError{Code: m.Code, Text: m.Text})
 		}
 		return err
@@ -205,15 +210,31 @@ func (s *ClientSession) signal(t wire.Type, body []byte) error {
 	return fmt.Errorf("%v from a server", t)
 }
 
-// relayOpened gives a new relay its media stream.
-func (s *ClientSession) relayOpened(channel uint32) {
+func (s *ClientSession) relayFailed(channel uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.relays[channel] = struct{}{}
-	if s.path != nil {
-		s.path.openChannel(channel)
+	delete(s.relays, channel)
+}
+
+// relayOpened gives a new relay its media stream, unless it was closed before the
+// answer came.
+func (s *ClientSession) relayOpened(channel uint32) {
+	s.mu.Lock()
+	opened, asked := s.relays[channel]
+	if opened || !asked {
+		s.mu.Unlock()
+		return
 	}
+	s.relays[channel] = true
 	if s.link != nil {
 		s.link.openMedia(channel)
+	}
+	s.mu.Unlock()
+	if s.path == nil {
+		return
+	}
+	s.path.openChannel(channel) // not with mu locked: who receives media has the path's lock, and may wait for who waits for mu
+	if !s.hasRelay(channel) {
+		s.path.closeChannel(channel)
 	}
 }
