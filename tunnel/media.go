@@ -169,8 +169,9 @@ func (m *Media) RTCP() net.PacketConn { return &m.rtcp }
 // Deliver has f called with every packet that comes from the PBX from now on, in
 // place of it being kept for ReadFrom: for who passes packets on and has no
 // goroutine to spare for each socket. The packet is valid during the call only.
-// f must not block: all media of the tunnel waits for it. It may be called, and be
-// running, for a moment after Close.
+// f must not block: all media of the tunnel waits for it. It may write, but must call
+// neither Close nor Client.Status, which wait for it. It may be called, and be running,
+// for a moment after Close.
 func (m *Media) Deliver(f func(rtcp bool, packet []byte)) { m.deliver.Store(&f) }
 
 // Close gives the sockets back.

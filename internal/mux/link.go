@@ -138,10 +138,10 @@ func (l *link) task(f func() error) {
 func (l *link) run(end *endpoint, user linkUser) error {
 	l.end, l.user = end, user
 	end.media.start()
-	l.task(l.readControl)
-	if l.client && end.path != nil && l.secret != nil {
+	if l.client && end.path != nil && l.secret != nil { // before readControl has the secret
 		l.task(l.openPath)
 	}
+	l.task(l.readControl)
 	l.task(l.ping)
 	l.task(l.writeMedia)
 	l.task(l.signal)

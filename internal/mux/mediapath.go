@@ -20,8 +20,13 @@ const (
 	// to go with.
 	standalone = 10 * time.Millisecond
 	// challengeWait is how long the peer has to answer from a new address before its
-	// old one is taken for the right one again.
-	challengeWait = time.Second
+	// old one is taken for the right one again, and challengeAgain how often it is
+	// asked meanwhile.
+	challengeWait  = time.Second
+	challengeAgain = 200 * time.Millisecond
+	// distrust is for how long after that an address has to answer before anything
+	// else is sent there.
+	distrust = time.Minute
 	// keyAge is when a key is changed, however few datagrams it has sealed.
 	keyAge = time.Hour
 	// oldKeys is how long datagrams under the keys of an earlier connection are
@@ -78,6 +83,7 @@ type mediaPath struct {
 		closed   bool
 		from     udp.Route     // of the datagram that is being handled
 		now      time.Duration // when it came
+		replied  bool          // to a probe in it
 		touched  bool          // settle is due
 		highest  uint64
 		count    uint64
@@ -96,7 +102,9 @@ type mediaPath struct {
 		offered   *generation // the peer has not used it yet
 		route     udp.Route
 		challenge challenge
+		wary      time.Duration // until when addresses are distrusted
 		watch     pathWatch
+		token     uint32 // of the last probe: who was not sent it cannot answer
 		burst     udp.Burst
 		open      []byte // the datagram that is being filled, in burst's room; nil: none
 		opened    time.Duration
@@ -138,10 +146,11 @@ type receipt struct {
 
 // challenge is a move of the peer that it has yet to confirm.
 type challenge struct {
-	open  bool
-	old   udp.Route
-	id    uint32
-	until time.Duration
+	open     bool
+	old, new udp.Route
+	id       uint32
+	until    time.Duration
+	again    time.Duration // when it is sent again
 }
 
 // generation is the keys of one connection.

@@ -34,7 +34,7 @@ func (p *mediaPath) receive(g *generation, datagram []byte, from udp.Route) (set
 	}
 	p.in.count++
 	p.in.bytes += uint64(size)
-	p.in.now = now
+	p.in.now, p.in.replied = now, false
 	newest := n >= p.in.highest
 	p.in.highest, p.in.from = max(p.in.highest, n), from
 	p.note(g, newest, now)
@@ -48,7 +48,7 @@ func (p *mediaPath) receive(g *generation, datagram []byte, from udp.Route) (set
 func (p *mediaPath) note(g *generation, newest bool, now time.Duration) {
 	p.out.Lock()
 	defer p.out.Unlock()
-	if g.sealer != nil && !p.out.closed {
+	if g == p.out.offered && !p.out.closed {
 		p.use(g)
 	}
 	p.out.receipt.fresh, p.out.receipt.count = true, p.in.count
@@ -62,24 +62,60 @@ func (p *mediaPath) note(g *generation, newest bool, now time.Duration) {
 }
 
 // move follows the peer to another address. It was there, as only it can seal, but
-// whoever can hold a datagram back can send it on from elsewhere: the peer has to
-// confirm it.
+// whoever can hold a datagram back can send it on from elsewhere, and the peer may
+// name an address that is not its own: it has to answer from there. Once an address
+// has not, the path stays where it is until the next one has.
 func (p *mediaPath) move(to udp.Route, now time.Duration) {
-	known := p.out.route.Remote.IsValid()
-	if known {
-		p.transmit()
-		p.count.moved.Inc()
-		if !p.out.challenge.open {
-			p.out.challenge.old = p.out.route
-		}
-		p.out.challenge.open, p.out.challenge.until = true, now+challengeWait
-		p.out.challenge.id = challengeIDs | rand.Uint32()
-		p.single(wire.Record{Type: wire.RecordProbe, ID: p.out.challenge.id}, to, now)
-	} else {
+	c := &p.out.challenge
+	switch {
+	case !p.out.route.Remote.IsValid():
 		p.out.watch.nextAt = now
+		p.out.route = to
+	case c.open && to == c.old:
+		c.open = false
+		p.follow(to)
+	case c.open && to == c.new:
+		// It is being asked.
+	default:
+		if !c.open {
+			c.open, c.old, c.until = true, p.out.route, now+challengeWait
+		}
+		c.new, c.id = to, challengeIDs|rand.Uint32()
+		if now >= p.out.wary {
+			p.follow(to)
+		}
+		p.challenge(now)
 	}
-	p.out.route = to
 	p.schedule()
+}
+
+// challenge asks the peer to answer from its new address.
+func (p *mediaPath) challenge(now time.Duration) {
+	c := &p.out.challenge
+	c.again = now + challengeAgain
+	p.single(wire.Record{Type: wire.RecordProbe, ID: c.id}, c.new, now)
+}
+
+// follow sends to another address from now on, what waits included.
+func (p *mediaPath) follow(to udp.Route) {
+	p.count.moved.Inc()
+	p.out.route = to
+}
+
+// settleChallenge sees to a challenge that is not answered.
+func (p *mediaPath) settleChallenge(now time.Duration) {
+	c := &p.out.challenge
+	switch {
+	case !c.open:
+	case now >= c.until:
+		c.open = false
+		p.out.wary = now + distrust
+		if p.out.route != c.old {
+			p.follow(c.old)
+		}
+	case now >= c.again:
+		p.challenge(now)
+	}
 }
 
 // settle does what follows from the datagrams that have come.
@@ -139,11 +175,20 @@ func (p *mediaPath) Control(r *wire.Record, newest bool) {
 	switch {
 	case p.out.closed:
 	case r.Type == wire.RecordProbe:
+		if p.in.replied {
+			return // as many answers as a datagram has room for would be a flood
+		}
+		p.in.replied = true
 		p.single(wire.Record{Type: wire.RecordReply, ID: r.ID, Time: r.Time}, p.in.from, now)
 	case r.Type == wire.RecordReply && r.ID >= challengeIDs:
-		if p.out.challenge.open && r.ID == p.out.challenge.id && p.in.from == p.out.route {
-			p.out.challenge.open = false
+		if c := &p.out.challenge; c.open && r.ID == c.id && p.in.from == c.new {
+			c.open = false
+			if p.out.route != c.new {
+				p.follow(c.new)
+			}
 		}
+	case r.Type == wire.RecordReply && (r.Time != p.out.token || !p.client && p.in.from != p.out.route):
+		// It proves nothing of where datagrams go.
 	case r.Type == wire.RecordReply:
 		if p.out.watch.answer(r.ID, now) {
 			p.usable.Store(true)
@@ -173,10 +218,7 @@ func (p *mediaPath) tick() {
 	if p.out.holdUntil = 0; holds {
 		p.out.holdUntil = max(time.Duration(at), 1)
 	}
-	if p.out.challenge.open && now >= p.out.challenge.until {
-		p.out.challenge.open = false
-		p.out.route = p.out.challenge.old
-	}
+	p.settleChallenge(now)
 	if p.out.old != nil && now >= p.out.old.ends {
 		p.config.forget(p.out.old)
 		p.out.old = nil
@@ -197,7 +239,8 @@ func (p *mediaPath) tick() {
 		if left {
 			p.leave("probes are not answered")
 		}
-		p.single(wire.Record{Type: wire.RecordProbe, ID: id}, p.out.route, now)
+		p.out.token = rand.Uint32()
+		p.single(wire.Record{Type: wire.RecordProbe, ID: id, Time: p.out.token}, p.out.route, now)
 	}
 	p.schedule()
 }
@@ -221,7 +264,7 @@ func (p *mediaPath) schedule() {
 	}
 	consider(p.out.watch.next(), p.probes())
 	consider(p.out.holdUntil, p.out.holdUntil > 0)
-	consider(p.out.challenge.until, p.out.challenge.open)
+	consider(min(p.out.challenge.until, p.out.challenge.again), p.out.challenge.open)
 	if p.out.old != nil {
 		consider(p.out.old.ends, true)
 	}
