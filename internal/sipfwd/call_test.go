@@ -78,6 +78,32 @@ func TestCallFromPhone(t *testing.T) {
 	}
 }
 
+// TestRepeatedACK: the ACK that answers a repeated 2xx is the same at the far end,
+// which knows by that what it has seen.
+func TestRepeatedACK(t *testing.T) {
+	r := newRig(t)
+	phone := newAgent(t, "127.0.0.1:0")
+	uri := r.register(phone, "alice")
+	same := func(caller, callee *agent, to netip.AddrPort, target string) {
+		t.Helper()
+		c := phoneCall(t, caller, "x", "y")
+		caller.send(to, c.request("INVITE", target, "Contact: <sip:x@"+caller.addr().String()+">"))
+		inv := callee.next()
+		callee.reply(inv, "200 OK", "Contact: <sip:y@"+callee.addr().String()+">")
+		caller.next()
+		c.toTag = "callee"
+		ack := c.request("ACK", target)
+		caller.send(to, ack)
+		caller.send(to, ack)
+		first, second := callee.next(), callee.next()
+		if string(first.Method()) != "ACK" || first.raw != second.raw {
+			t.Errorf("%s\nthen:\n%s", first.raw, second.raw)
+		}
+	}
+	same(phone, r.pbxSock, r.proxy, "sip:bob@"+testDomain)
+	same(r.pbxSock, phone, r.pbxSock.from, uri)
+}
+
 func callFromPhone(t *testing.T, r *rig, phone *agent) {
 	c := phoneCall(t, phone, "alice", "bob")
 	phoneRTP, pbxRTP := netip.MustParseAddrPort("127.0.0.1:7000"), netip.MustParseAddrPort("127.0.0.1:8000")

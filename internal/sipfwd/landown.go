@@ -153,7 +153,7 @@ func (p *lanPhone) ackFromTunnel(m *sipmsg.Message) {
 	}
 	p.trunk.retarget(m)
 	l.throughProxies(m)
-	m.PushVia([]byte(f.via() + ";branch=" + newBranch()))
+	m.PushVia([]byte(f.via() + ";branch=" + ackBranch(m)))
 	if f.reliable() {
 		m.EnsureContentLength()
 	}

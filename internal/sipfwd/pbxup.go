@@ -81,6 +81,9 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	// addresses that it cannot reach, or that a client chose.
 	m.RemoveAll(sipmsg.RecordRoute)
 	branch := newBranch()
+	if method == "ACK" {
+		branch = ackBranch(m)
+	}
 	m.PushVia([]byte(p.via() + ";branch=" + branch))
 	peer := p.port.hopTo(p.target(l))
 	if peer.reliable() {

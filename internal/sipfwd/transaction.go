@@ -3,6 +3,7 @@ package sipfwd
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -66,6 +67,15 @@ func methodKey(m *sipmsg.Message, method string) txKey {
 }
 
 func newBranch() string { return "z9hG4bK" + randomHex() }
+
+// ackBranch is the branch of ours for m, the ACK of a 2xx. It has no transaction:
+// when it comes again, for a 2xx that came again, it has the same one (RFC 3261
+// section 16.11), so that its receiver takes it for repeated.
+func ackBranch(m *sipmsg.Message) string {
+	k := requestKey(m)
+	sum := sha256.Sum256([]byte(k.branch + "\x00" + k.sentBy + "\x00" + string(m.CallID())))
+	return "z9hG4bK" + hex.EncodeToString(sum[:8])
+}
 
 func randomHex() string {
 	var b [8]byte
