@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net/netip"
 	"sync"
@@ -142,7 +144,7 @@ func (b *pbx) check(ctx context.Context, t target) {
 	down := h.down
 	switch {
 	case down && !wasDown:
-		b.log.Warn("the PBX does not answer; is --pbx right, and does it allow this machine?", zap.Stringer("pbx", t.addr), zap.Error(err))
+		b.log.Warn(silence(err), zap.Stringer("pbx", t.addr), zap.Error(err))
 	case !down && (first || wasDown):
 		b.log.Info("the PBX answers", zap.Stringer("pbx", t.addr), zap.Duration("rtt", rtt))
 	}
@@ -153,4 +155,16 @@ func (b *pbx) check(ctx context.Context, t target) {
 	if down && !wasDown {
 		b.left(t.addr)
 	}
+}
+
+// silence says what to look at when the PBX was asked in vain.
+func silence(err error) string {
+	_, unverified := errors.AsType[*tls.CertificateVerificationError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, misnamed := errors.AsType[x509.HostnameError](err)
+	_, invalid := errors.AsType[x509.CertificateInvalidError](err)
+	if unverified || unknown || misnamed || invalid {
+		return "the PBX's certificate is not trusted; give it, or its authority's, as --pbx-tls-ca, and the name that it is for as --pbx"
+	}
+	return "the PBX does not answer; is --pbx right, and does it allow this machine?"
 }

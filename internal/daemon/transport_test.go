@@ -119,6 +119,8 @@ func TestOptionsOverTCPAndTLS(t *testing.T) {
 		}
 		if _, err := w.askOptions(t.Context(), target{addr: test.pbx, host: test.pbx.Addr().String()}, "pbx.example"); (err == nil) != test.ok {
 			t.Errorf("%v: %v", test.args, err)
+		} else if !test.ok && (test.pbx != plain) != strings.Contains(silence(err), "--pbx-tls-ca") {
+			t.Errorf("%v: %v is logged as %q", test.args, err, silence(err))
 		}
 	}
 }
