@@ -80,6 +80,7 @@ type mediaPath struct {
 	in struct {
 		sync.Mutex
 		unpacker bundle.Unpacker
+		dropped  bundle.Dropped // by it, as counted so far
 		closed   bool
 		from     udp.Route     // of the datagram that is being handled
 		now      time.Duration // when it came
@@ -164,7 +165,8 @@ type generation struct {
 
 // pathCounters count what happens to datagrams.
 type pathCounters struct {
-	forged, replayed, unsent, left, moved *counter.Counter
+	forged, replayed, unsent, left, moved        *counter.Counter
+	malformed, channel, context, late, fragments *counter.Counter
 }
 
 // newMediaPath makes a path without keys.
@@ -175,6 +177,8 @@ func newMediaPath(socket *udp.Conn, client bool, config pathConfig) *mediaPath {
 		count: pathCounters{
 			forged: set.Counter("path.dropped.not_authentic"), replayed: set.Counter("path.dropped.replayed"),
 			unsent: set.Counter("path.dropped.not_sent"), left: set.Counter("path.left"), moved: set.Counter("path.moved"),
+			malformed: set.Counter("path.dropped.malformed"), channel: set.Counter("path.dropped.unknown_channel"),
+			context: set.Counter("path.dropped.no_context"), late: set.Counter("path.dropped.late"), fragments: set.Counter("path.dropped.fragment"),
 		},
 	}
 }

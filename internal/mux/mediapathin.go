@@ -123,6 +123,7 @@ func (p *mediaPath) settle() {
 	now := p.now()
 	p.in.Lock()
 	p.in.touched = false
+	p.countDropped()
 	at, holds := p.in.unpacker.Deadline(int64(now))
 	p.in.Unlock()
 	p.out.Lock()
@@ -134,6 +135,21 @@ func (p *mediaPath) settle() {
 		p.single(p.report(now), p.out.route, now)
 	}
 	p.schedule()
+}
+
+// countDropped counts what the unpacker has dropped since the last time. Copies that
+// were not needed are no loss. It is called with in locked.
+func (p *mediaPath) countDropped() {
+	d, before := p.in.unpacker.Dropped(), p.in.dropped
+	if d == before {
+		return
+	}
+	p.in.dropped = d
+	p.count.malformed.Add(d.Malformed - before.Malformed)
+	p.count.channel.Add(d.Channel - before.Channel)
+	p.count.context.Add(d.Context + d.Stale - before.Context - before.Stale)
+	p.count.late.Add(d.Late - before.Late)
+	p.count.fragments.Add(d.Fragment - before.Fragment)
 }
 
 // Packet is part of bundle.Receiver, as are the methods that follow. They are

@@ -220,3 +220,13 @@ func TestPathIDsAreGivenBack(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWhatIsDroppedIsCounted has records come that are of no use.
+func TestWhatIsDroppedIsCounted(t *testing.T) {
+	p := newPathPair(t, Pacing{}).ready()
+	p.client.say(wire.Record{Type: wire.RecordCompressed, Context: 77, Length: 0})
+	p.client.say(wire.Record{Type: 0xff})
+	for _, reason := range []string{"no_context", "malformed"} {
+		p.eventually(reason, func() bool { return p.server.counters.Counter("path.dropped."+reason).Value() > 0 })
+	}
+}
