@@ -390,7 +390,7 @@ func TestRelayConcurrently(t *testing.T) {
 	r := startRelay(t, Config{
 		Accept: sameIP,
 		Sink: func(Component, []byte) {
-			if in.Add(1) == 500 {
+			if in.Add(1) == 50 {
 				close(enough)
 			}
 		},
@@ -432,7 +432,7 @@ func TestRelayConcurrently(t *testing.T) {
 	until(func() { r.Stats() })
 	select {
 	case <-enough:
-	case <-time.After(patience):
+	case <-time.After(6 * patience): // all of this competes for the processors
 		t.Error("not enough packets passed")
 	}
 	if err := r.Close(); err != nil {
