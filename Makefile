@@ -57,7 +57,7 @@ test-deps: ## the Debian packages of e2e (root)
 
 .PHONY: e2e
 e2e: ## network namespaces with Kamailio, baresip, SIPp (root); one test: make e2e E2E=TestCall
-	$(GO) test -tags e2e -count=1 -parallel 2 -timeout 10m -run '$(E2E)' ./test/e2e/...
+	$(GO) test -tags e2e -count=1 -parallel 2 -timeout 20m -run '$(E2E)' ./test/e2e/...
 
 .PHONY: soak
 soak: ## 10,000 registrations and 10,000 calls through both programs, and what is left of them
