@@ -171,7 +171,7 @@ func TestMediaPath(t *testing.T) {
 	tun.NAT.NFT(blockUDP)
 	tun.datagrams(false)
 	time.Sleep(2 * time.Second)
-	check("UDP is blocked", began, 50, still)
+	check("UDP is blocked", began, 40, still)
 	if tcp := tun.wanPackets(pcap.TCP, 150, time.Now().Add(-time.Second)); tcp < 20 {
 		t.Errorf("%d packets on TCP in the last second while UDP is blocked", tcp)
 	}
@@ -201,7 +201,7 @@ func TestMediaPath(t *testing.T) {
 		t.Fatalf("conntrack -F: %v: %s", err, out)
 	}
 	time.Sleep(3 * time.Second)
-	check("the router has another mapping", began, 50, still)
+	check("the router has another mapping", began, 40, still)
 	tun.waitUp()
 	tun.datagrams(true)
 
@@ -215,7 +215,7 @@ func TestMediaPath(t *testing.T) {
 	time.Sleep(5 * time.Second) // until it is known
 	began = time.Now()
 	time.Sleep(10 * time.Second)
-	check("5 % loss", began, 10, still)
+	check("5 % loss", began, 8, still)
 	tun.NAT.NFT("delete table ip loss")
 
 	c.talk(time.Second)
