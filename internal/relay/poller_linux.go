@@ -108,7 +108,10 @@ func (p *Poller) run() {
 			wait := p.config.wait()
 			p.nap(wait)
 			taken = p.drain()
-			p.config.flush()
+			// A signal ends the sleep too, maybe before there is anybody to flush.
+			if taken > 0 {
+				p.config.flush()
+			}
 			if wait <= 0 {
 				break
 			}
