@@ -15,6 +15,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/doze"
 )
 
 // Program is one of the two.
@@ -54,6 +55,7 @@ func (p Program) Vars() kong.Vars {
 // common the one in it. The Run methods of commands may ask for a context.Context, a *Common and a *Streams. It returns
 // once ctx is done, also from serve.
 func (p Program) Main(ctx context.Context, cli any, common *Common, args []string, s Streams) int {
+	doze.MakeRoom()
 	parsed, err := config.Parse(cli, p.Name, p.Description, p.Vars(), args, s.Out, s.Err)
 	if err == nil && parsed != nil {
 		parsed.BindTo(ctx, (*context.Context)(nil))

@@ -2,13 +2,13 @@ package relay
 
 import (
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/internal/doze"
 )
 
 const (
@@ -35,12 +35,13 @@ const (
 // one port keeps the others waiting.
 //
 // It sleeps in the kernel, and not in the runtime, which would be woken by packets
-// while it waits for others, and wakes other threads each time that it is.
+// while it waits for others, and wakes other threads each time that it is (see package
+// doze).
 type Poller struct {
 	config PollerConfig
 	epoll  int
-	wake   int // an eventfd, for Close
-	alone  bool
+	wake   int  // an eventfd, for Close
+	room   bool // to doze
 	closed atomic.Bool
 	once   sync.Once
 	done   chan struct{} // run has ended
@@ -76,7 +77,7 @@ func NewPoller(config PollerConfig) (*Poller, error) {
 		_ = unix.Close(epoll)
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	p := &Poller{config: config, epoll: epoll, wake: wake, alone: runtime.GOMAXPROCS(0) == 1, done: make(chan struct{})}
+	p := &Poller{config: config, epoll: epoll, wake: wake, room: doze.Room(), done: make(chan struct{})}
 	go p.run()
 	return p, nil
 }
@@ -100,62 +101,67 @@ func (p *Poller) Close() error {
 func (p *Poller) run() {
 	defer close(p.done)
 	for {
-		p.sleep()
+		n := p.sleep()
+		if p.closed.Load() {
+			return
+		}
+		wait := p.config.wait()
+		if wait <= 0 {
+			p.take(p.events[:n])
+			p.flush(n)
+			continue
+		}
 		for taken := busy; taken >= busy; {
+			p.nap(wait)
 			if p.closed.Load() {
 				return
 			}
-			wait := p.config.wait()
-			p.nap(wait)
 			taken = p.drain()
-			// A signal ends the sleep too, maybe before there is anybody to flush.
-			if taken > 0 {
-				p.config.flush()
-			}
-			if wait <= 0 {
-				break
-			}
+			p.flush(taken)
 		}
+	}
+}
+
+// flush is called after so many packets. A signal ends the sleep too, maybe before there
+// is anybody to flush.
+func (p *Poller) flush(taken int) {
+	if taken > 0 {
+		p.config.flush()
 	}
 }
 
 // nap waits for packets to come.
 func (p *Poller) nap(wait time.Duration) {
-	switch {
-	case wait <= 0:
-	case p.alone:
+	if !p.room {
 		// A thread that sleeps in the kernel keeps its processor from the others for
 		// a while.
 		time.Sleep(wait)
-	default:
-		left := unix.NsecToTimespec(int64(wait))
-		_ = unix.Nanosleep(&left, nil)
+		return
+	}
+	for until := time.Now().Add(wait); wait > 0; wait = time.Until(until) {
+		doze.Nap(wait)
 	}
 }
 
-// sleep waits until a socket has something. What that is drain asks again: there
-// is more by then.
-func (p *Poller) sleep() { _, _ = unix.EpollWait(p.epoll, p.events[:1], -1) }
-
-// poll returns how many sockets have something, with their events. It does not wait,
-// so that the runtime need not be told of it.
-func (p *Poller) poll() int {
-	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.events[0])), pollBatch, 0, 0, 0)
-		switch errno {
-		case 0:
-			return int(n)
-		case unix.EINTR:
-			continue
+// sleep waits until a socket has something, and returns how many of them are in events. A
+// Poller that has work dozes; one that has none leaves its processor to others.
+func (p *Poller) sleep() int {
+	if p.room {
+		if n := doze.Poll(p.epoll, p.events[:], true); n > 0 {
+			return n
 		}
+	}
+	n, err := unix.EpollWait(p.epoll, p.events[:], -1)
+	if err != nil {
 		return 0
 	}
+	return n
 }
 
 // drain takes what the sockets have.
 func (p *Poller) drain() (taken int) {
 	for taken < drainLimit {
-		n := p.poll()
+		n := doze.Poll(p.epoll, p.events[:], false)
 		if n == 0 {
 			break
 		}

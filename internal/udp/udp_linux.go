@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/siptunnel/siptunnel/internal/doze"
 	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
@@ -27,16 +29,22 @@ const (
 
 // Conn is a UDP socket. Its methods are safe for concurrent use, but for Receive,
 // which is for one goroutine at a time.
+//
+// It is a bare descriptor that waits in the kernel: the runtime's poller would be told of
+// each burst by one thread and have another one woken for it.
 type Conn struct {
-	conn  *net.UDPConn
-	raw   syscall.RawConn
 	local netip.AddrPort
 	six   bool // the socket is of IPv6, and maybe of both
+	room  bool // to doze
 	gso   bool
 
-	in      call
-	sending sync.Mutex // guards out and gso
-	out     call
+	closed    atomic.Bool
+	receiving sync.Mutex // held while Receive uses fd
+	in        call
+	poll      [1]unix.PollFd
+	sending   sync.Mutex // guards out, gso; held while Send uses fd
+	out       call
+	fd        int
 }
 
 // call is one system call with all that it points to, so that none of it is made
@@ -49,7 +57,6 @@ type call struct {
 	buf     []byte
 	n       int
 	errno   syscall.Errno
-	attempt func(fd uintptr) bool
 }
 
 func (c *call) controlBytes() []byte {
@@ -63,26 +70,41 @@ func Listen(network, addr string) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{conn: packet.(*net.UDPConn)}
-	if c.raw, err = c.conn.SyscallConn(); err != nil {
-		_ = c.conn.Close()
+	conn := packet.(*net.UDPConn)
+	defer conn.Close() // c has a descriptor of its own
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	c := &Conn{local: conn.LocalAddr().(*net.UDPAddr).AddrPort(), room: doze.Room()}
+	if c.fd, err = blocking(conn); err != nil {
 		return nil, err
 	}
-	c.local = c.conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	_ = c.conn.SetReadBuffer(socketBuffer)
-	_ = c.conn.SetWriteBuffer(socketBuffer)
-	if err := c.raw.Control(c.setOptions); err != nil {
-		_ = c.conn.Close()
-		return nil, err
-	}
+	c.setOptions()
 	c.in.buf = make([]byte, receiveSize)
-	c.in.attempt, c.out.attempt = c.receive, c.send
+	c.poll[0] = unix.PollFd{Fd: int32(c.fd), Events: unix.POLLIN}
 	return c, nil
 }
 
+// blocking returns another descriptor of the socket, one that waits: for Receive, and for
+// doze.Longest.
+func blocking(conn *net.UDPConn) (fd int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	failed := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(failed, err); err != nil {
+		return -1, err
+	}
+	longest := unix.NsecToTimeval(int64(doze.Longest))
+	if err := errors.Join(unix.SetNonblock(fd, false), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &longest)); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
 // setOptions asks for what a system may refuse: all of it can be done without.
-func (c *Conn) setOptions(raw uintptr) {
-	fd := int(raw)
+func (c *Conn) setOptions() {
+	fd := c.fd
 	domain, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	c.six = domain == unix.AF_INET6
 	if c.six {
@@ -101,18 +123,25 @@ func (c *Conn) setOptions(raw uintptr) {
 // LocalAddr returns the address that the socket is bound to.
 func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
 
-// Close ends Receive and Send.
-func (c *Conn) Close() error { return c.conn.Close() }
+// Close ends Receive and Send, and waits until they do not use the socket any more.
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	_ = unix.Shutdown(c.fd, unix.SHUT_RDWR) // it says ENOTCONN, but wakes Receive all the same
+	c.receiving.Lock()
+	defer c.receiving.Unlock()
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	return unix.Close(c.fd)
+}
 
 // Receive waits for datagrams and hands them to f one by one, valid during the
-// call only. It returns when those are handled that were there, or with an error
-// that wraps net.ErrClosed after Close. Other errors are passing ones.
+// call only. It returns when those are handled that were there, which may be none, or with
+// net.ErrClosed after Close. Other errors are passing ones.
 func (c *Conn) Receive(f func(datagram []byte, from Route)) error {
-	if err := c.raw.Read(c.in.attempt); err != nil {
+	if err := c.receive(); err != nil {
 		return err
-	}
-	if c.in.errno != 0 {
-		return c.in.errno
 	}
 	if c.in.message.Flags&unix.MSG_TRUNC != 0 {
 		return nil
@@ -139,31 +168,51 @@ func (c *Conn) Receive(f func(datagram []byte, from Route)) error {
 	return nil
 }
 
-// receive is one recvmsg. It says false when there is nothing.
-func (c *Conn) receive(fd uintptr) bool {
+// receive waits for a buffer full.
+func (c *Conn) receive() error {
+	c.receiving.Lock()
+	defer c.receiving.Unlock()
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
 	in := &c.in
 	in.vector.Base = &in.buf[0]
 	in.vector.SetLen(len(in.buf))
 	in.message = unix.Msghdr{Name: &in.name[0], Namelen: uint32(len(in.name)), Iov: &in.vector, Control: &in.controlBytes()[0]}
 	in.message.SetIovlen(1)
 	in.message.SetControllen(controlSize)
-	return in.do(unix.SYS_RECVMSG, fd)
+	if c.room {
+		in.do(unix.SYS_RECVMSG, c.fd, 0)
+	} else {
+		in.errno = unix.EAGAIN
+	}
+	for in.errno == unix.EAGAIN {
+		// There is not much to do.
+		if _, err := unix.Poll(c.poll[:], -1); err != nil && err != unix.EINTR {
+			return err
+		}
+		if c.closed.Load() {
+			return net.ErrClosed
+		}
+		in.do(unix.SYS_RECVMSG, c.fd, unix.MSG_DONTWAIT)
+	}
+	switch in.errno {
+	case 0:
+	case unix.EINTR:
+		in.n = 0
+	default:
+		return in.errno
+	}
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
+	return nil
 }
 
-// do makes the call, which does not wait, so that the runtime need not be told of
-// it. It says false when there is nothing, or no room.
-func (c *call) do(trap, fd uintptr) bool {
-	for {
-		n, _, errno := unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&c.message)), unix.MSG_DONTWAIT)
-		c.n, c.errno = int(n), errno
-		switch errno {
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			return false
-		}
-		return true
-	}
+// do makes the call without the runtime being told of it: it does not wait, or not long.
+func (c *call) do(trap uintptr, fd int, flags uintptr) {
+	n, _, errno := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&c.message)), flags)
+	c.n, c.errno = int(n), errno
 }
 
 // remote reads the struct sockaddr_in or sockaddr_in6 of the sender.
@@ -195,6 +244,9 @@ func (c *call) eachControl(f func(level, kind int32, data []byte)) {
 func (c *Conn) Send(b *Burst, to Route) (dropped int, err error) {
 	c.sending.Lock()
 	defer c.sending.Unlock()
+	if c.closed.Load() {
+		return b.Len(), net.ErrClosed
+	}
 	limit := 1
 	if c.gso {
 		limit = maxSegments
@@ -246,8 +298,8 @@ func (c *Conn) sendRun(data []byte, size int, to Route) error {
 		out.message.Control = &out.controlBytes()[0]
 		out.message.SetControllen(used)
 	}
-	if err := c.raw.Write(out.attempt); err != nil {
-		return err
+	for out.do(unix.SYS_SENDMSG, c.fd, unix.MSG_DONTWAIT); out.errno == unix.EINTR; {
+		out.do(unix.SYS_SENDMSG, c.fd, unix.MSG_DONTWAIT)
 	}
 	switch out.errno {
 	case 0:
@@ -256,12 +308,6 @@ func (c *Conn) sendRun(data []byte, size int, to Route) error {
 		return ErrQueueFull
 	}
 	return out.errno
-}
-
-// send is one sendmsg. It never asks to wait for room.
-func (c *Conn) send(fd uintptr) bool {
-	c.out.do(unix.SYS_SENDMSG, fd)
-	return true
 }
 
 // putControl begins a control message of n bytes behind the used ones and returns

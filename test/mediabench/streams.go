@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -176,21 +177,22 @@ type talk struct {
 	settle time.Duration // for the last ones to arrive
 }
 
-// talk sends, each stream a packet every 20 ms, spread over that time as the phones
-// of many calls are.
+// talk sends, each stream a packet every 20 ms and each at its own moment of them, as
+// phones do that know nothing of each other: bursts would be a gift to who is woken by
+// each packet.
 func (s *streams) talk(how talk) (result, error) {
-	const slots = 40 // a burst every half millisecond
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		return result{}, err
+	}
 	s.sink.begin(how.delays)
 	r := result{}
 	start := time.Now()
-	for slot := 0; ; slot++ {
-		due := start.Add(time.Duration(slot) * packetTime / slots)
-		if due.Sub(start) >= how.last {
-			break
-		}
-		nap(time.Until(due))
-		for i := slot % slots; i < len(s.all); i += slots {
-			st := s.all[i]
+	for at := time.Duration(0); at < how.last; at += packetTime {
+		for i, st := range s.all {
+			due := start.Add(at + packetTime*time.Duration(i)/time.Duration(len(s.all)))
+			nap(time.Until(due))
 			if err := st.send(); err != nil {
 				return r, err
 			}
