@@ -7,14 +7,17 @@
 // that it has slept for. So it keeps its processor, GOMAXPROCS being larger by as many
 // as there are such threads (MakeRoom), and nobody has one less for it.
 //
-// A wait is short, since who keeps a processor keeps the garbage collector waiting too,
-// up to the signal that ends the wait early.
+// Who needs that thread stopped, the garbage collector above all, sends it a signal, which
+// ends the wait early.
 package doze
 
 import "time"
 
-// Longest is for how long a thread may wait with a processor of the runtime.
-const Longest = 4 * time.Millisecond
+// Longest is for how long a thread waits with a processor of the runtime before it takes
+// itself for idle and tells the runtime. It is longer than the time between two reports of
+// the tunnel's: each time that a thread goes idle the runtime's monitor looks after its
+// processor for a while, at the price of some hundred packets.
+const Longest = 200 * time.Millisecond
 
 // threads is how many threads of a program doze: who reads the sockets of the calls,
 // and who reads that of the tunnel.

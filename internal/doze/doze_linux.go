@@ -20,9 +20,9 @@ func MakeRoom() {
 // Room says whether MakeRoom has made room. Without, everything here tells the runtime.
 func Room() bool { return runtime.GOMAXPROCS(0) > runtime.NumCPU() }
 
-// Nap sleeps for d, Longest at most, or until a signal comes.
+// Nap sleeps for d, or until a signal comes.
 func Nap(d time.Duration) {
-	left := unix.NsecToTimespec(int64(min(d, Longest)))
+	left := unix.NsecToTimespec(int64(d))
 	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&left)), 0, 0)
 }
 
