@@ -13,6 +13,7 @@ import (
 
 const (
 	maxBindings  = 1024      // of one phone: a gateway has many
+	maxContacts  = 200       // of one REGISTER
 	maxKept      = 8 << 10   // bytes that the client keeps for a phone
 	maxStateful  = 64        // bindings that are worth trying to fit in there
 	lineParam    = "st-line" // tells apart Contacts of one phone that have the same user
@@ -177,16 +178,21 @@ func (p *pbxPhone) registering(m *sipmsg.Message) map[string]*pbxBinding {
 	return means
 }
 
-// unreadableContact says whether the REGISTER m has a Contact that could not be
-// bound: without it the request would mean something else, a mere query at worst.
-func unreadableContact(m *sipmsg.Message) bool {
+// checkContacts says why the REGISTER m goes no further: it has a Contact that could
+// not be bound, without which it would mean something else, a mere query at worst; or
+// more of them than are worth the work.
+func checkContacts(m *sipmsg.Message) *refusal {
+	n := 0
 	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
 		if _, ok := sipmsg.ParseURI(a.URI); !ok && !a.Star && !isOtherScheme(a.URI) {
-			return true
+			return badContact
+		}
+		if n++; n > maxContacts {
+			return tooManyContacts
 		}
 	}
-	return false
+	return nil
 }
 
 func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBinding {
@@ -197,11 +203,20 @@ func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBind
 		p.drop(oldest, "replaced")
 	}
 	b := &pbxBinding{URI: string(a.URI), User: string(u.User), AOR: clip(aor, maxURILength), Device: deviceOf(a)}
-	for p.bindingFor(b.User, b.Line) != nil {
-		b.Line++
-	}
+	b.Line = p.freeLine(b.User)
 	p.add(b)
 	return b
+}
+
+// freeLine is the lowest line that no binding with that user has.
+func (p *pbxPhone) freeLine(user string) int {
+	used := make([]bool, len(p.bindings)+1)
+	for _, b := range p.bindings {
+		if b.User == user && b.Line >= 0 && b.Line < len(used) {
+			used[b.Line] = true
+		}
+	}
+	return slices.Index(used, false)
 }
 
 // movedTo is the binding whose place the Contact a takes, nil when there is
@@ -409,18 +424,18 @@ func atUser(u sipmsg.URI, user []byte) []byte {
 // the phone: the PBX must find the phone at an address that it can reach.
 // registering are the bindings that a REGISTER means, by the phone's own URIs.
 func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pbxBinding) {
+	m.RemoveValues(sipmsg.Contact, func(at sipmsg.Values) bool {
+		a := at.Addr()
+		if a.Star || registering != nil && isOtherScheme(a.URI) {
+			return false // the latter is a binding of another kind (RFC 3261 section 10.2.1), which leads nobody to a SIP address
+		}
+		_, ok := sipmsg.ParseURI(a.URI)
+		return !ok // the PBX may read it another way, and go there
+	})
 	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
-		if a.Star {
-			continue
-		}
-		if registering != nil && isOtherScheme(a.URI) {
-			continue // a binding of another kind (RFC 3261 section 10.2.1), which leads nobody to a SIP address
-		}
 		u, ok := sipmsg.ParseURI(a.URI)
-		if !ok {
-			// The PBX may read it another way, and go there.
-			m.RemoveValue(sipmsg.Contact, a.Value)
+		if !ok || a.Star {
 			continue
 		}
 		uri := append([]byte("sip:"), u.User...)

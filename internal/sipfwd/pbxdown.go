@@ -151,6 +151,7 @@ func (p *pbxPhone) ackFromPBX(m *sipmsg.Message) {
 	}
 	m.SetRequestURI(uri)
 	p.stripOwnRoutes(m)
+	stripOutbound(m)
 	p.forward()
 }
 
@@ -162,6 +163,7 @@ func (p *pbxPhone) cancelFromPBX(peer hop, m *sipmsg.Message) {
 	}
 	s.cancel = true
 	p.stripOwnRoutes(m)
+	stripOutbound(m)
 	p.forward()
 }
 

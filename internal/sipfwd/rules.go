@@ -96,9 +96,7 @@ func stripOutbound(m *sipmsg.Message) {
 	m.RemoveAll(sipmsg.Path)
 	m.RemoveAll(sipmsg.ServiceRoute)
 	for _, k := range []sipmsg.Kind{sipmsg.Supported, sipmsg.Require} {
-		for _, tag := range []string{"outbound", "path", "gruu"} {
-			m.RemoveOptionTag(k, tag)
-		}
+		m.RemoveOptionTag(k, "outbound", "path", "gruu")
 	}
 }
 
