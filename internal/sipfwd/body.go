@@ -103,8 +103,11 @@ func namedRelay(m *sdp.Media, find func(netip.AddrPort) (Relay, bool)) (Relay, b
 		return nil, false
 	}
 	rtp, rtcp := m.RTPAddr(), m.RTCP
+	if rtcp.Addr().IsValid() && rtcp.Addr().IsUnspecified() {
+		rtcp = netip.AddrPort{} // nobody sends there
+	}
 	if rtp.IsValid() && rtp.Addr().IsUnspecified() { // hold, RFC 2543 style
-		if rtcp.Port() == 0 || rtcp.Addr().IsValid() && rtcp.Addr().IsUnspecified() {
+		if rtcp.Port() == 0 {
 			return nil, true
 		}
 		_, ok := find(netip.AddrPortFrom(rtcp.Addr(), rtcp.Port()-1))
