@@ -430,7 +430,10 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pb
 			return false // the latter is a binding of another kind (RFC 3261 section 10.2.1), which leads nobody to a SIP address
 		}
 		_, ok := sipmsg.ParseURI(a.URI)
-		return !ok // the PBX may read it another way, and go there
+		if !ok { // the PBX may read it another way, and go there
+			p.count("sip.repaired.contact_removed")
+		}
+		return !ok
 	})
 	for it := m.Values(sipmsg.Contact); it.Next(); {
 		a := it.Addr()
@@ -457,20 +460,23 @@ func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pb
 		if len(u.Headers) > 0 {
 			uri = append(append(uri, '?'), u.Headers...)
 		}
-		replaceURI(m, a, uri)
+		if replaceURI(m, a, uri) {
+			p.count("sip.repaired.contact_brackets")
+		}
 		m.RemoveParam(a.ParamsSpan, "reg-id")
 	}
 }
 
 // replaceURI puts uri in the place of a's. Angle brackets are added only where a
 // parameter of the URI would else become one of the header (RFC 3261 section
-// 20.10).
-func replaceURI(m *sipmsg.Message, a sipmsg.Addr, uri []byte) {
+// 20.10), which it reports.
+func replaceURI(m *sipmsg.Message, a sipmsg.Addr, uri []byte) (bracketed bool) {
 	if a.Bracket || bytes.ContainsAny(uri, ";?,") {
 		m.SetURI(a, uri)
-	} else {
-		m.Replace(a.URISpan, uri)
+		return !a.Bracket
 	}
+	m.Replace(a.URISpan, uri)
+	return false
 }
 
 // appendParams appends the URI parameters params to dst, as they stand, but those

@@ -122,6 +122,9 @@ func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) n
 		if i >= len(l.lines) || l.lines[i].port == nil {
 			return sdp.Target{}, false
 		}
+		if media.PortCount != 1 {
+			p.side.counters.Counter("sip.edited.range_of_ports").Inc()
+		}
 		port := l.lines[i].port
 		at := where(port)
 		return sdp.Target{

@@ -43,6 +43,7 @@ func (p *pbxPhone) finishes(from source, b []byte) bool {
 }
 
 func (p *pbxPhone) handle(from source, m *sipmsg.Message) {
+	countRepairs(m, p.side.counters)
 	if !m.IsRequest() {
 		p.responseFromPBX(m)
 		return

@@ -135,3 +135,40 @@ func TestManyHeaders(t *testing.T) {
 		}
 	}
 }
+
+// TestRepairsAreCounted: what cannot be forwarded as it is, is put right as little as
+// can be, and somebody may learn of it.
+func TestRepairsAreCounted(t *testing.T) {
+	r := newRig(t)
+	phone, onStream := newAgent(t, "127.0.0.1:0"), newTCPAgent(t, r.proxy)
+	r.register(phone, "alice")
+	for _, tt := range []struct {
+		counter string
+		from    *agent
+		change  func(msg string) string
+		want    string // at the end of what the PBX gets, or in it
+	}{
+		{"sip.repaired.bytes_behind_body", phone, func(msg string) string { return msg + "\r\nBYE sip:x SIP/2.0\r\n" }, "Content-Length: 0\r\n\r\n"},
+		{"sip.repaired.no_content_length", onStream, func(msg string) string { return strings.Replace(msg, "Content-Length: 0\r\n", "", 1) }, "Contact: <sip:alice@"},
+		{"sip.repaired.contact_brackets", phone, func(msg string) string {
+			return strings.Replace(msg, "<sip:alice@192.0.2.1>", "sip:alice@192.0.2.1?a=b", 1)
+		}, "?a=b>\r\n"},
+		{"sip.repaired.contact_removed", phone, func(msg string) string {
+			return strings.Replace(msg, "<sip:alice@192.0.2.1>", "<sip:a@b@c>", 1)
+		}, "Max-Forwards: 69\r\nContent-Length: 0\r\n\r\n"},
+	} {
+		c := phoneCall(t, tt.from, "alice", "bob")
+		c.id += tt.counter
+		before := r.counters.Snapshot()[tt.counter]
+		tt.from.send(r.proxy, tt.change(c.request("MESSAGE", "sip:bob@"+testDomain, "Contact: <sip:alice@192.0.2.1>")))
+		m := r.pbxSock.next()
+		if !strings.Contains(m.raw, tt.want) || strings.Contains(m.raw, "BYE") {
+			t.Errorf("%s: the PBX got:\n%s", tt.counter, m.raw)
+		}
+		if n := r.counters.Snapshot()[tt.counter] - before; n != 1 {
+			t.Errorf("%s was counted %d times", tt.counter, n)
+		}
+		r.pbxSock.reply(m, "200 OK")
+		tt.from.next()
+	}
+}
