@@ -59,4 +59,15 @@ func TestCostlyMessages(t *testing.T) {
 			t.Errorf("it took %v", d)
 		}
 	})
+	t.Run("more to edit in a response than is done", func(t *testing.T) {
+		r := newRig(t)
+		phone := newAgent(t, "127.0.0.1:0")
+		uri := r.register(phone, "alice")
+		in := phoneCall(t, r.pbxSock, "bob", "alice")
+		r.pbxSock.send(r.pbxSock.from, in.request("OPTIONS", uri))
+		phone.reply(phone.next(), "200 OK", "Contact: "+numbered("<sip:a@b;x=%d>,"))
+		if res := r.pbxSock.next(); res.StatusCode() != 500 {
+			t.Errorf("the PBX got:\n%.300s", res.raw)
+		}
+	})
 }

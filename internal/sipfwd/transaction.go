@@ -283,9 +283,15 @@ func (e *edge) dropServer(s *serverTx) {
 	}
 }
 
-// respond sends a response to the request of s. msg must not be changed
-// afterwards. It reports whether the response was sent.
+// respond sends a response to the request of s. msg must not be changed afterwards;
+// a final one that is empty becomes 500. It reports whether the response was sent.
 func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
+	if len(msg) == 0 { // our edits of it made nothing
+		if status < 200 || s.request == nil {
+			return false
+		}
+		status, msg = 500, ownResponse(s.request, 500, "Response Too Complex", randomHex())
+	}
 	if s.invite && status/100 == 2 {
 		return e.succeed(s, status, msg)
 	}
