@@ -1,12 +1,14 @@
 package logging
 
 import (
+	"bytes"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
+	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
 // Events logs what happens to phones and calls, with the fields that log has already.
@@ -70,7 +72,7 @@ func (s stream) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 }
 
 func phone(p sipfwd.PhoneInfo) []zap.Field {
-	return []zap.Field{text("phone", p.AOR), text("contact", p.Contact), text("source", p.Source), text("address", p.Address)}
+	return []zap.Field{uri("phone", p.AOR), uri("contact", p.Contact), text("source", p.Source), text("address", p.Address)}
 }
 
 func trunk(t sipfwd.TrunkInfo) []zap.Field {
@@ -78,7 +80,24 @@ func trunk(t sipfwd.TrunkInfo) []zap.Field {
 }
 
 func call(c sipfwd.CallInfo) []zap.Field {
-	return []zap.Field{text("from", c.From), text("to", c.To), text("direction", c.Direction), text("call_id", c.CallID)}
+	return []zap.Field{uri("from", c.From), uri("to", c.To), text("direction", c.Direction), text("call_id", c.CallID)}
+}
+
+// uri is a field without what may be secret in a URI: its password, and the headers that
+// a request to it is to have (RFC 3261 section 19.1.1).
+func uri(key, value string) zap.Field {
+	u, ok := sipmsg.ParseURI([]byte(value))
+	if !ok {
+		return text(key, value)
+	}
+	if u.Headers != nil {
+		value = value[:len(value)-len(u.Headers)-len("?")]
+	}
+	if i := bytes.IndexByte(u.User, ':'); i >= 0 {
+		user := len(u.Scheme) + len(":")
+		value = value[:user+i] + value[user+len(u.User):]
+	}
+	return text(key, value)
 }
 
 // text is a field that is left out when it is empty, and bounded: a peer chose it.

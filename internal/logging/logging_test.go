@@ -110,3 +110,18 @@ func TestNames(t *testing.T) {
 		t.Error("an unknown name was accepted")
 	}
 }
+
+// TestURIWithoutSecrets: some write a password into their URIs.
+func TestURIWithoutSecrets(t *testing.T) {
+	for in, want := range map[string]string{
+		"sip:alice@example.com":                              "sip:alice@example.com",
+		"sip:alice:s3cret@example.com:5070;x=y?h=s3cret&a=b": "sip:alice@example.com:5070;x=y",
+		"sips:a;b:s3cret@[2001:db8::1]?":                     "sips:a;b@[2001:db8::1]",
+		"tel:+4930":                                          "tel:+4930",
+		"sip::s3cret@example.com":                            "sip:@example.com",
+	} {
+		if got := uri("from", in).String; got != want {
+			t.Errorf("%s is logged as %s, want %s", in, got, want)
+		}
+	}
+}

@@ -141,9 +141,12 @@ func (c *coalescer) Close() error {
 	return c.Conn.Close()
 }
 
-// errFlood is what a peer gets that keeps yamux busy with frames that no
-// honest peer sends so many of.
-var errFlood = errors.New("too many pings or new streams")
+// Why a connection ends whose peer keeps yamux busy with frames that no honest peer
+// sends so many of.
+var (
+	errManyPings   = errors.New("too many pings")
+	errManyStreams = errors.New("too many new streams")
+)
 
 const (
 	pingBurst    = 64
@@ -211,14 +214,11 @@ func (g *frameGuard) pass(b []byte, now func() time.Time) error {
 
 // spend counts the frame in g.header, a ping or one that opens a stream.
 func (g *frameGuard) spend(now time.Time) error {
-	within := false
-	if g.header[1] == yamuxPing {
-		within = g.pings.spend(now, pingBurst, pingRefill)
-	} else {
-		within = g.streams.spend(now, streamBurst, streamRefill)
-	}
-	if !within {
-		return errFlood
+	switch ping := g.header[1] == yamuxPing; {
+	case ping && !g.pings.spend(now, pingBurst, pingRefill):
+		return errManyPings
+	case !ping && !g.streams.spend(now, streamBurst, streamRefill):
+		return errManyStreams
 	}
 	return nil
 }

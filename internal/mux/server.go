@@ -55,6 +55,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	pending   map[net.Conn]struct{} // not attached to a session yet
 	sessions  map[wire.SessionID]*Session
+	warned    time.Time // see warn
 
 	datagrams *udp.Conn // nil: none; set before the first session
 	paths     pathTable
@@ -156,6 +157,21 @@ func remoteAddr(conn net.Conn) netip.Addr {
 		return tcp.AddrPort().Addr().Unmap()
 	}
 	return netip.Addr{}
+}
+
+// warn logs what a client has done, once a minute at most: it may do so all the time.
+// The counters tell how often.
+func (s *Server) warn(log *zap.Logger, text string, err error) {
+	s.mu.Lock()
+	now := time.Now()
+	due := s.warned.IsZero() || now.Sub(s.warned) >= time.Minute
+	if due {
+		s.warned = now
+	}
+	s.mu.Unlock()
+	if due {
+		log.Warn(text, zap.Error(err))
+	}
 }
 
 // serve takes a connection from its first byte to its last.

@@ -196,10 +196,27 @@ func (s *Session) attach(l *link, m wire.Attach) error {
 	s.mu.Unlock()
 	s.handler.Detached(err)
 	s.log.Debug("session detached", zap.Error(err))
+	s.tellEnd(err)
 	if bye := (*ByeError)(nil); errors.As(err, &bye) || errors.Is(err, ErrProtocol) {
 		s.close(wire.CodeProtocol, err)
 	}
 	return nil
+}
+
+// tellEnd says what to do about a client whose connection was ended for err, if that
+// is anything that it has done.
+func (s *Session) tellEnd(err error) {
+	switch {
+	case errors.Is(err, errManyStreams):
+		s.counters.Counter("tunnel.closed.too_many_streams").Inc()
+		s.server.warn(s.log, "client disconnected, it makes more than 100 calls a second for long; "+
+			"let several tunnelproxies share them, or revoke the credential if it is not to make as many", err)
+	case errors.Is(err, errManyPings):
+		s.counters.Counter("tunnel.closed.too_many_pings").Inc()
+		s.server.warn(s.log, "client disconnected, it floods the connection; update it, or revoke the credential if it is stolen", err)
+	case errors.Is(err, ErrProtocol):
+		s.server.warn(s.log, "client disconnected, it broke the protocol; update it, or revoke the credential if it is stolen", err)
+	}
 }
 
 // take makes l the session's link. While an older one is being stopped a newer

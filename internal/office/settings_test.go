@@ -134,13 +134,20 @@ func TestTrunks(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]string{
-		"--trunk=a=192.0.2.1 --trunk=a=192.0.2.2":           "trunk a is there twice",
-		"--trunk=a=127.0.0.1":                               "where tunnelproxy itself listens",
-		"--trunk=a=127.0.0.1:5070 --sip-listen=127.0.0.9":   "",
-		"--trunk=a=127.0.0.1 --sip-listen=127.0.0.9":        "",
-		"--trunk=a=127.0.0.9 --sip-listen=127.0.0.9":        "where tunnelproxy itself listens",
-		"--trunk=a=localhost:5061 --sip-listen=127.0.0.9":   "",
-		"--trunk=a=127.0.0.1:5062 --trunk=b=127.0.0.1:5063": "",
+		"--trunk=a=192.0.2.1 --trunk=a=192.0.2.2":                               "trunk a is there twice",
+		"--trunk=a=127.0.0.1":                                                   "where tunnelproxy itself listens",
+		"--trunk=a=127.0.0.1:5070 --sip-listen=127.0.0.9":                       "",
+		"--trunk=a=127.0.0.1 --sip-listen=127.0.0.9":                            "",
+		"--trunk=a=127.0.0.9 --sip-listen=127.0.0.9":                            "where tunnelproxy itself listens",
+		"--trunk=a=localhost:5061 --sip-listen=127.0.0.9":                       "",
+		"--trunk=a=127.0.0.1:5062 --trunk=b=127.0.0.1:5063":                     "",
+		"--trunk=a=192.0.2.1 --trunk=b=192.0.2.1:5062":                          "",
+		"--trunk=a=198.51.100.7 --trunk=b=198.51.100.8":                         "",
+		"--trunk=a=192.0.2.1 --trunk=b=192.0.2.1:5060":                          "trunks a and b are both at 192.0.2.1:5060",
+		"--trunk=a=192.0.2.1 --trunk=b=192.0.2.1;transport=tcp":                 "trunks a and b are both at",
+		"--trunk=a=127.0.0.1:5062 --trunk=b=127.0.0.2:5062":                     "trunks a and b are both at",
+		"--trunk=a=pbx.example.com --trunk=b=PBX.example.com.;transport=tcp":    "trunks a and b are both at",
+		"--trunk=a=pbx.example.com --trunk=b=192.0.2.1 --trunk=c=p.example.com": "",
 	} {
 		_, err := parse(t, strings.Fields(args)...).survey()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
@@ -191,6 +198,23 @@ func TestTrunkByName(t *testing.T) {
 	}
 	if addr, err := s.locate(t.Context(), &s.Trunk[1], netip.Addr{}); err != nil || !addr.IsLoopback() {
 		t.Errorf("%v, %v", addr, err)
+	}
+	both := parse(t, "--trunk=beside=localhost:5070", "--trunk=a=127.0.0.9:5070", "--trunk=b=192.0.2.1", "--trunk=c=pbx.example.com")
+	for _, c := range []struct {
+		trunk int
+		addr  string
+		known map[string]netip.Addr
+		free  bool
+	}{
+		{0, "127.0.0.1", nil, false},
+		{2, "192.0.2.1", nil, true},
+		{3, "192.0.2.1", nil, false},
+		{3, "192.0.2.2", nil, true},
+		{2, "192.0.2.1", map[string]netip.Addr{"c": netip.MustParseAddr("192.0.2.1")}, false},
+	} {
+		if err := both.elsewhere(&both.Trunk[c.trunk], netip.MustParseAddr(c.addr), c.known); (err == nil) != c.free {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 	if at := preferred([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, netip.MustParseAddr("192.0.2.2")); at.String() != "192.0.2.2" {
 		t.Errorf("it moves to %v", at)

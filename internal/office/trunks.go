@@ -106,14 +106,50 @@ func (s *settings) locate(ctx context.Context, t *trunk, before netip.Addr) (net
 
 // checkTrunks finds trunks that contradict each other, or are this program itself.
 func (s *settings) checkTrunks() error {
-	seen := map[string]bool{}
-	for _, t := range s.Trunk {
-		if seen[t.name] {
-			return config.Errorf(config.ExitConfig, "give each its own name", "trunk %s is there twice", t.name)
+	for i, t := range s.Trunk {
+		for _, other := range s.Trunk[:i] {
+			if other.name == t.name {
+				return config.Errorf(config.ExitConfig, "give each its own name", "trunk %s is there twice", t.name)
+			}
+			if t.isWhere(&other) {
+				return config.Errorf(config.ExitConfig, "remove one, or give them different ports",
+					"trunks %s and %s are both at %v: what comes from there could be either's", other.name, t.name, t.at)
+			}
 		}
-		seen[t.name] = true
 		if addr, isAddr := t.at.Addr(); isAddr && s.isOwn(netip.AddrPortFrom(addr, t.at.Port)) {
 			return t.isOurselves()
+		}
+	}
+	return nil
+}
+
+// isWhere reports whether t is certain to be where other is, over whichever transport. All addresses of this machine are one
+// place: what runs here may send from any.
+func (t *trunk) isWhere(other *trunk) bool {
+	if t.at.Port != other.at.Port {
+		return false
+	}
+	addr, isAddr := t.at.Addr()
+	another, isAnother := other.at.Addr()
+	if !isAddr || !isAnother {
+		return isAddr == isAnother && strings.EqualFold(strings.TrimSuffix(t.at.Host, "."), strings.TrimSuffix(other.at.Host, "."))
+	}
+	return samePlace(addr, another)
+}
+
+func samePlace(a, b netip.Addr) bool {
+	return a.Unmap() == b.Unmap() || config.IsLocal(a) && config.IsLocal(b)
+}
+
+// elsewhere finds fault with a trunk whose name has led to where another one is, of those whose addresses are known.
+func (s *settings) elsewhere(t *trunk, addr netip.Addr, known map[string]netip.Addr) error {
+	for _, other := range s.Trunk {
+		at, ok := other.at.Addr()
+		if !ok {
+			at = known[other.name]
+		}
+		if other.name != t.name && other.at.Port == t.at.Port && at.IsValid() && samePlace(at, addr) {
+			return fmt.Errorf("it is at %v, where trunk %s is", netip.AddrPortFrom(addr, t.at.Port), other.name)
 		}
 	}
 	return nil
@@ -152,6 +188,9 @@ func (p *proxy) watchTrunks(ctx context.Context) {
 			}
 			named = true
 			addr, err := p.settings.locate(ctx, &t, known[t.name])
+			if err == nil {
+				err = p.settings.elsewhere(&t, addr, known)
+			}
 			switch {
 			case err != nil && ctx.Err() == nil:
 				p.log.Warn("the host of a trunk cannot be used; correct --trunk, or give its address", zap.String("trunk", t.name), zap.String("host", t.at.Host), zap.Error(err))
@@ -174,8 +213,13 @@ func (p *proxy) watchTrunks(ctx context.Context) {
 
 // check asks each trunk whether it is there.
 func (c *checkCommand) checkTrunks(ctx context.Context, list *config.Checklist) {
+	known := map[string]netip.Addr{}
 	for _, t := range c.Trunk {
 		addr, err := c.locate(ctx, &t, netip.Addr{})
+		if err == nil {
+			err = c.elsewhere(&t, addr, known)
+		}
+		known[t.name] = addr
 		if err != nil {
 			list.Fail("trunk", &config.Error{Code: config.ExitUnreachable, Problem: t.name + ": its host cannot be used", Err: err, Remedy: "correct --trunk, or give its address"})
 			continue

@@ -52,7 +52,7 @@ func walk(contentType, body []byte, start, end, depth int, yield func(int, int) 
 	case !isWord(main, "application") || !isWord(sub, "sdp"):
 		return true
 	}
-	return start == end || yield(start, end)
+	return len(bytes.TrimSpace(body[start:end])) == 0 || yield(start, end)
 }
 
 // doubtful yields body[start:end] when a description may be in it.

@@ -125,7 +125,7 @@ func checkSame(t *testing.T, before, after Media) {
 
 func checkRewritten(t *testing.T, before, after Media, to Target) {
 	t.Helper()
-	if after.Port != int(to.RTP.Port()) || after.Direction != before.Direction || after.PortCount != before.PortCount ||
+	if after.Port != int(to.RTP.Port()) || after.Direction != before.Direction || after.PortCount != 1 ||
 		after.RTCPMux != before.RTCPMux || after.Hold != before.Hold || after.Alternatives ||
 		string(after.Type)+string(after.Proto)+string(after.Formats) != string(before.Type)+string(before.Proto)+string(before.Formats) {
 		t.Fatalf("%s became %s", describe(before), describe(after))

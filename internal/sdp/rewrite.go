@@ -30,12 +30,13 @@ func (t Target) rtcp() netip.AddrPort {
 // their order; with ok false, or an RTP address that is not valid, that media
 // keeps what it has, and without any target the output is the input.
 //
-// What is written: the port of m=, the address of c= (of the media, or of the
+// What is written: the port of m=, without the count of several (port/count), since a
+// target is a single one; the address of c= (of the media, or of the
 // session; a media that then differs from its session gets a c= of its own) and
 // the port and address of a=rtcp, which is added only where RTCP is neither
 // above the port of RTP nor shares it. ICE candidates and credentials, a=altc
 // and a=path name other ways to the sender and are removed from the media that
-// are rewritten and from the session. An address of 0.0.0.0 or :: means hold and
+// have a target and from the session. An address of 0.0.0.0 or :: means hold and
 // stays. The address in o= is nobody's to send to, but some receivers (baresip) take
 // its IP family for that of the media: where a target is translated to the other one,
 // o= names it. All other lines stay as they are, and so does a line that
@@ -63,6 +64,7 @@ type writer struct {
 	eol     []byte
 	session netip.Addr // new address of the session's c=; invalid: as it is
 	origin  netip.Addr // new address of o=; invalid: as it is
+	pointed bool       // a media has a target
 	media   int        // index of the current m= line, -1 before the first
 	conn    bool       // a c= line is still to be added to this media
 	rtcp    bool       // an a=rtcp line is still to be added to this media
@@ -90,7 +92,7 @@ func (w *writer) aim(target func(int, Media) (Target, bool)) (any bool) {
 		if !to.RTP.IsValid() {
 			continue
 		}
-		any = true
+		any, w.pointed = true, true
 		if to.Translated && !w.origin.IsValid() {
 			w.origin = to.RTP.Addr()
 		}
@@ -150,7 +152,10 @@ func (w *writer) line(l line) {
 
 // rewriting reports whether the current section is rewritten.
 func (w *writer) rewriting() bool {
-	return w.media < 0 || w.d.targets[w.media].RTP.IsValid() || w.d.targets[w.media].Refused
+	if w.media < 0 {
+		return w.pointed
+	}
+	return w.d.targets[w.media].RTP.IsValid()
 }
 
 func (w *writer) copy(l line) { w.dst = append(w.dst, w.d.buf[l.start:l.next]...) }
@@ -205,7 +210,7 @@ func (w *writer) mediaLine(l line) {
 	w.conn = !m.ownHost && !onHold(m.Addr) && to.RTP.Addr() != w.session
 	w.rtcp = !m.hasRTCP && !m.RTCPMux && bytes.Contains(m.Proto, []byte("RTP")) &&
 		to.RTCP.IsValid() && to.RTCP != above(to.RTP)
-	if int(to.RTP.Port()) == m.Port {
+	if int(to.RTP.Port()) == m.Port && m.PortCount == 1 {
 		w.copy(l)
 		return
 	}
@@ -221,7 +226,7 @@ func (w *writer) mediaPort(l line, to uint16) {
 	before := text[:len(text)-len(after)-len(port)]
 	w.dst = append(w.dst, before...)
 	w.dst = strconv.AppendUint(w.dst, uint64(to), 10)
-	if count != nil {
+	if count != nil && (to == 0 || w.d.media[w.media].PortCount == 1) {
 		w.dst = append(append(w.dst, '/'), count...)
 	}
 	w.dst = append(append(w.dst, after...), w.d.buf[l.end:l.next]...)

@@ -13,6 +13,7 @@ import (
 
 const (
 	maxBindings  = 1024      // of one phone: a gateway has many
+	maxContacts  = 200       // of one REGISTER
 	maxKept      = 8 << 10   // bytes that the client keeps for a phone
 	maxStateful  = 64        // bindings that are worth trying to fit in there
 	lineParam    = "st-line" // tells apart Contacts of one phone that have the same user
@@ -177,18 +178,6 @@ func (p *pbxPhone) registering(m *sipmsg.Message) map[string]*pbxBinding {
 	return means
 }
 
-// unreadableContact says whether the REGISTER m has a Contact that could not be
-// bound: without it the request would mean something else, a mere query at worst.
-func unreadableContact(m *sipmsg.Message) bool {
-	for it := m.Values(sipmsg.Contact); it.Next(); {
-		a := it.Addr()
-		if _, ok := sipmsg.ParseURI(a.URI); !ok && !a.Star && !isOtherScheme(a.URI) {
-			return true
-		}
-	}
-	return false
-}
-
 func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBinding {
 	if len(p.bindings) >= maxBindings {
 		p.count("sip.dropped.too_many_bindings")
@@ -197,11 +186,20 @@ func (p *pbxPhone) provisional(a sipmsg.Addr, u sipmsg.URI, aor []byte) *pbxBind
 		p.drop(oldest, "replaced")
 	}
 	b := &pbxBinding{URI: string(a.URI), User: string(u.User), AOR: clip(aor, maxURILength), Device: deviceOf(a)}
-	for p.bindingFor(b.User, b.Line) != nil {
-		b.Line++
-	}
+	b.Line = p.freeLine(b.User)
 	p.add(b)
 	return b
+}
+
+// freeLine is the lowest line that no binding with that user has.
+func (p *pbxPhone) freeLine(user string) int {
+	used := make([]bool, len(p.bindings)+1)
+	for _, b := range p.bindings {
+		if b.User == user && b.Line >= 0 && b.Line < len(used) {
+			used[b.Line] = true
+		}
+	}
+	return slices.Index(used, false)
 }
 
 // movedTo is the binding whose place the Contact a takes, nil when there is
@@ -403,74 +401,6 @@ func atUser(u sipmsg.URI, user []byte) []byte {
 		uri = append(append(uri, '?'), u.Headers...)
 	}
 	return uri
-}
-
-// rewriteContacts puts this phone's port into the Contacts of m, a message of
-// the phone: the PBX must find the phone at an address that it can reach.
-// registering are the bindings that a REGISTER means, by the phone's own URIs.
-func (p *pbxPhone) rewriteContacts(m *sipmsg.Message, registering map[string]*pbxBinding) {
-	for it := m.Values(sipmsg.Contact); it.Next(); {
-		a := it.Addr()
-		if a.Star {
-			continue
-		}
-		if registering != nil && isOtherScheme(a.URI) {
-			continue // a binding of another kind (RFC 3261 section 10.2.1), which leads nobody to a SIP address
-		}
-		u, ok := sipmsg.ParseURI(a.URI)
-		if !ok {
-			// The PBX may read it another way, and go there.
-			m.RemoveValue(sipmsg.Contact, a.Value)
-			continue
-		}
-		uri := append([]byte("sip:"), u.User...)
-		if len(u.User) > 0 {
-			uri = append(uri, '@')
-		}
-		uri = append(uri, p.port.addr.String()...)
-		uri = appendParams(uri, u.Params, "transport", "alias", lineParam)
-		if t := p.transport(); t != "UDP" {
-			uri = append(uri, ";transport="+strings.ToLower(t)...)
-		}
-		b := registering[string(a.URI)]
-		if b == nil {
-			b = p.bindingOf(a.URI)
-		}
-		if b != nil && b.Line != 0 {
-			uri = append(uri, ";"+lineParam+"="+strconv.Itoa(b.Line)...)
-		}
-		if len(u.Headers) > 0 {
-			uri = append(append(uri, '?'), u.Headers...)
-		}
-		replaceURI(m, a, uri)
-		m.RemoveParam(a.ParamsSpan, "reg-id")
-	}
-}
-
-// replaceURI puts uri in the place of a's. Angle brackets are added only where a
-// parameter of the URI would else become one of the header (RFC 3261 section
-// 20.10).
-func replaceURI(m *sipmsg.Message, a sipmsg.Addr, uri []byte) {
-	if a.Bracket || bytes.ContainsAny(uri, ";?,") {
-		m.SetURI(a, uri)
-	} else {
-		m.Replace(a.URISpan, uri)
-	}
-}
-
-// appendParams appends the URI parameters params to dst, as they stand, but those
-// named in without.
-func appendParams(dst, params []byte, without ...string) []byte {
-	for {
-		name, _, rest, ok := sipmsg.CutParam(params)
-		if !ok {
-			return dst
-		}
-		if !slices.ContainsFunc(without, func(d string) bool { return strings.EqualFold(d, string(name)) }) {
-			dst = append(dst, params[:len(params)-len(rest)]...)
-		}
-		params = rest
-	}
 }
 
 func (p *pbxPhone) info(b *pbxBinding) PhoneInfo {

@@ -17,26 +17,28 @@ type refusal struct {
 }
 
 var (
-	tooManyCalls   = &refusal{503, "Too Many Calls", "sip.refused.too_many_dialogs", []string{"Retry-After", "10"}}
-	tooManyHops    = &refusal{483, "Too Many Hops", "sip.refused.too_many_hops", nil}
-	noRoomLeft     = &refusal{503, "Service Unavailable", "sip.refused.too_many_transactions", []string{"Retry-After", "10"}}
-	tooLarge       = &refusal{513, "Message Too Large", "sip.refused.too_large", nil}
-	tooLargeForUDP = &refusal{513, "Message Too Large", "sip.refused.too_large_for_udp", nil}
-	requestTimeout = &refusal{408, "Request Timeout", "", nil}
-	pbxUnreachable = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
-	trunkAway      = &refusal{503, "Trunk Unreachable", "sip.refused.trunk_unreachable", []string{"Retry-After", "10"}}
-	notConnected   = &refusal{480, "Phone Not Connected", "sip.refused.flow_gone", nil}
-	terminated     = &refusal{487, "Request Terminated", "", nil}
-	noMediaPort    = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
-	unknownScheme  = &refusal{416, "Unsupported URI Scheme", "sip.refused.unknown_scheme", nil}
-	badContact     = &refusal{400, "Malformed Contact", "sip.refused.malformed_contact", nil}
-	longHeader     = &refusal{400, "Header Too Long", "sip.refused.long_header", nil}
-	noSuchCall     = &refusal{481, "Call Does Not Exist", "sip.refused.no_such_call", nil}
-	noSuchInvite   = &refusal{481, "Call/Transaction Does Not Exist", "sip.refused.no_such_invite", nil}
-	malformedSDP   = &refusal{488, "Malformed SDP", "sip.refused.malformed_sdp", nil}
-	severalSDP     = &refusal{488, "More Than One SDP", "sip.refused.several_sdp", nil}
-	encodedBody    = &refusal{415, "Encoded Body", "sip.refused.encoded_body", []string{"Accept-Encoding", "identity"}}
-	foreignMedia   = &refusal{488, "Not Acceptable Here", "sip.refused.foreign_media_address",
+	tooManyCalls    = &refusal{503, "Too Many Calls", "sip.refused.too_many_dialogs", []string{"Retry-After", "10"}}
+	tooManyHops     = &refusal{483, "Too Many Hops", "sip.refused.too_many_hops", nil}
+	noRoomLeft      = &refusal{503, "Service Unavailable", "sip.refused.too_many_transactions", []string{"Retry-After", "10"}}
+	tooLarge        = &refusal{513, "Message Too Large", "sip.refused.too_large", nil}
+	tooLargeForUDP  = &refusal{513, "Message Too Large", "sip.refused.too_large_for_udp", nil}
+	requestTimeout  = &refusal{408, "Request Timeout", "", nil}
+	pbxUnreachable  = &refusal{503, "PBX Unreachable", "sip.refused.pbx_unreachable", []string{"Retry-After", "10"}}
+	trunkAway       = &refusal{503, "Trunk Unreachable", "sip.refused.trunk_unreachable", []string{"Retry-After", "10"}}
+	notConnected    = &refusal{480, "Phone Not Connected", "sip.refused.flow_gone", nil}
+	terminated      = &refusal{487, "Request Terminated", "", nil}
+	noMediaPort     = &refusal{503, "No Media Port", "sip.refused.no_media_port", []string{"Retry-After", "5"}}
+	unknownScheme   = &refusal{416, "Unsupported URI Scheme", "sip.refused.unknown_scheme", nil}
+	badContact      = &refusal{400, "Malformed Contact", "sip.refused.malformed_contact", nil}
+	tooComplex      = &refusal{513, "Message Too Complex", "sip.refused.too_complex", nil}
+	tooManyContacts = &refusal{513, "Too Many Contacts", "sip.refused.too_many_contacts", nil}
+	longHeader      = &refusal{400, "Header Too Long", "sip.refused.long_header", nil}
+	noSuchCall      = &refusal{481, "Call Does Not Exist", "sip.refused.no_such_call", nil}
+	noSuchInvite    = &refusal{481, "Call/Transaction Does Not Exist", "sip.refused.no_such_invite", nil}
+	malformedSDP    = &refusal{488, "Malformed SDP", "sip.refused.malformed_sdp", nil}
+	severalSDP      = &refusal{488, "More Than One SDP", "sip.refused.several_sdp", nil}
+	encodedBody     = &refusal{415, "Encoded Body", "sip.refused.encoded_body", []string{"Accept-Encoding", "identity"}}
+	foreignMedia    = &refusal{488, "Not Acceptable Here", "sip.refused.foreign_media_address",
 		[]string{"Warning", `399 tunneld "SDP names an address that is not a relay of this session"`}}
 )
 
@@ -101,8 +103,11 @@ func namedRelay(m *sdp.Media, find func(netip.AddrPort) (Relay, bool)) (Relay, b
 		return nil, false
 	}
 	rtp, rtcp := m.RTPAddr(), m.RTCP
+	if rtcp.Addr().IsValid() && rtcp.Addr().IsUnspecified() {
+		rtcp = netip.AddrPort{} // nobody sends there
+	}
 	if rtp.IsValid() && rtp.Addr().IsUnspecified() { // hold, RFC 2543 style
-		if rtcp.Port() == 0 || rtcp.Addr().IsValid() && rtcp.Addr().IsUnspecified() {
+		if rtcp.Port() == 0 {
 			return nil, true
 		}
 		_, ok := find(netip.AddrPortFrom(rtcp.Addr(), rtcp.Port()-1))

@@ -80,9 +80,9 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 		m.EnsureContentLength()
 	}
 	out := appendEdited(nil, m, p.side.counters)
-	if tooLargeFor(f, out) {
-		p.side.counters.Counter(tooLargeForUDP.counter).Inc()
-		refuse(tooLargeForUDP.status, tooLargeForUDP.reason)
+	if no := unsendable(f, out); no != nil {
+		p.side.counters.Counter(no.counter).Inc()
+		refuse(no.status, no.reason)
 		return
 	}
 	c := p.edge.newClient(branch, string(m.Method()), requestKey(m), out, f)

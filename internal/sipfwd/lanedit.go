@@ -24,7 +24,7 @@ func (p *lanPhone) editRequestUp(f *flow, m *sipmsg.Message) {
 			a := it.Addr()
 			if p.addressedToUs(f, a.URI) {
 				if uri := p.inDomain(a.URI); uri != nil {
-					m.SetURI(a, uri)
+					m.Replace(a.URISpan, uri)
 				}
 			}
 		}
@@ -68,30 +68,28 @@ func (p *lanPhone) inDomain(uri []byte) []byte {
 	if !ok || domain == "" {
 		return nil
 	}
-	hostport := append([]byte(nil), u.Host...)
-	hostport = append(hostport, portSuffix(u.Port)...)
-	at := bytes.Index(uri, []byte(":")) + 1
-	if len(u.User) > 0 {
-		at += len(u.User) + 1
+	behind := len(u.Params)
+	if u.Headers != nil {
+		behind += len("?") + len(u.Headers)
 	}
-	out := append([]byte(nil), uri[:at]...)
-	out = append(out, domain...)
-	return append(out, uri[at+len(hostport):]...)
+	out := append(append([]byte(nil), u.Scheme...), ':')
+	if len(u.User) > 0 {
+		out = append(append(out, u.User...), '@')
+	}
+	return append(append(out, domain...), uri[len(uri)-behind:]...)
 }
 
 // stripOwnRoutes removes the leading Route entries that name us, RFC 3261
 // section 16.4. A name on top of a request that begins a dialog is ours too: it
 // is the phone's outbound proxy, and here the request has come.
 func (p *lanPhone) stripOwnRoutes(f *flow, m *sipmsg.Message) {
-	first := m.ToTag() == nil
-	for it := m.Values(sipmsg.Route); it.Next(); {
-		a := it.Addr()
-		if !p.addressedToUs(f, a.URI) && !(first && p.isOtherName(a.URI)) {
-			return
-		}
+	leading, first := true, m.ToTag() == nil
+	m.RemoveValues(sipmsg.Route, func(at sipmsg.Values) bool {
+		uri := at.Addr().URI
+		leading = leading && (p.addressedToUs(f, uri) || first && p.isOtherName(uri))
 		first = false
-		m.RemoveValue(sipmsg.Route, a.Value)
-	}
+		return leading
+	})
 }
 
 // isOtherName says whether uri has a name for its host that is not the PBX's
@@ -108,11 +106,7 @@ func (p *lanPhone) isOtherName(uri []byte) bool {
 // removeOwnRecordRoute hides us from the PBX, which could not send to a LAN
 // address.
 func (p *lanPhone) removeOwnRecordRoute(f *flow, m *sipmsg.Message) {
-	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
-		if a := it.Addr(); p.addressedToUs(f, a.URI) {
-			m.RemoveValue(sipmsg.RecordRoute, a.Value)
-		}
-	}
+	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return p.addressedToUs(f, at.Addr().URI) })
 }
 
 // rewriteSDP points the m-lines of p.sdp, which is m's, to the side of our
@@ -127,6 +121,9 @@ func (p *lanPhone) rewriteSDP(l *leg, m *sipmsg.Message, where func(MediaPort) n
 		}
 		if i >= len(l.lines) || l.lines[i].port == nil {
 			return sdp.Target{}, false
+		}
+		if media.PortCount != 1 {
+			p.side.counters.Counter("sip.edited.range_of_ports").Inc()
 		}
 		port := l.lines[i].port
 		at := where(port)
@@ -179,6 +176,7 @@ func (p *lanPhone) bind(a sipmsg.Addr, aor, agent, callID string, f *flow, life 
 	b := p.bindings[uri]
 	isNew := !p.reachable(aor)
 	if b == nil {
+		p.makeRoom()
 		b = new(lanBinding)
 		p.bindings[uri] = b
 	}
@@ -201,6 +199,22 @@ func (p *lanPhone) bind(a sipmsg.Addr, aor, agent, callID string, f *flow, life 
 			p.unbind(other, "moved")
 		}
 	}
+}
+
+// makeRoom ends the binding that would end first, should the PBX have granted more
+// than are kept.
+func (p *lanPhone) makeRoom() {
+	if len(p.bindings) < maxBindings {
+		return
+	}
+	first := ""
+	for uri, b := range p.bindings {
+		if first == "" || b.info.Expires.Before(p.bindings[first].info.Expires) {
+			first = uri
+		}
+	}
+	p.side.counters.Counter("sip.dropped.too_many_bindings").Inc()
+	p.unbind(first, "replaced")
 }
 
 func (p *lanPhone) reachable(aor string) bool {

@@ -205,7 +205,8 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 		sharers = slices.Clone(f.phones)
 	}
 	s.mu.Unlock()
-	if p == nil || p.trunk == nil && bytes.HasPrefix(b, []byte("REGISTER ")) {
+	registers := bytes.HasPrefix(bytes.TrimLeft(b, "\r\n"), []byte("REGISTER "))
+	if p == nil || p.trunk == nil && registers {
 		// A flow is new, or may have changed hands.
 		if err := m.Parse(b); err != nil {
 			s.malformed(f, m, err)
@@ -227,7 +228,7 @@ func (s *LANSide) deliver(f *flow, b []byte, m *sipmsg.Message) {
 			return
 		}
 	}
-	if sharers != nil && !bytes.HasPrefix(b, []byte("REGISTER ")) && m.Parse(b) == nil {
+	if sharers != nil && !registers && m.Parse(b) == nil {
 		p = s.sharer(m, p, sharers)
 	}
 	in := inbound{flow: f, b: bytes.Clone(b)}

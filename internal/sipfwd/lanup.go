@@ -22,6 +22,7 @@ func (p *lanPhone) fromPhone(f *flow, b []byte) {
 		p.side.malformed(f, m, err)
 		return
 	}
+	countRepairs(m, p.side.counters)
 	if !m.IsRequest() {
 		p.responseFromPhone(m)
 		return

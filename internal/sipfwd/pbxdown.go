@@ -43,6 +43,7 @@ func (p *pbxPhone) finishes(from source, b []byte) bool {
 }
 
 func (p *pbxPhone) handle(from source, m *sipmsg.Message) {
+	countRepairs(m, p.side.counters)
 	if !m.IsRequest() {
 		p.responseFromPBX(m)
 		return
@@ -151,6 +152,7 @@ func (p *pbxPhone) ackFromPBX(m *sipmsg.Message) {
 	}
 	m.SetRequestURI(uri)
 	p.stripOwnRoutes(m)
+	stripOutbound(m)
 	p.forward()
 }
 
@@ -162,6 +164,7 @@ func (p *pbxPhone) cancelFromPBX(peer hop, m *sipmsg.Message) {
 	}
 	s.cancel = true
 	p.stripOwnRoutes(m)
+	stripOutbound(m)
 	p.forward()
 }
 

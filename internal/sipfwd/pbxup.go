@@ -68,9 +68,9 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 	}
 	var contacts map[string]*pbxBinding
 	if method == "REGISTER" {
-		if unreadableContact(m) {
-			p.count(badContact.counter)
-			refuse(badContact)
+		if no := checkContacts(m); no != nil {
+			p.count(no.counter)
+			refuse(no)
 			return
 		}
 		contacts = p.registering(m)
@@ -94,10 +94,10 @@ func (p *pbxPhone) requestFromTunnel(m *sipmsg.Message) {
 		peer.send(out)
 		return
 	}
-	if tooLargeFor(peer, out) {
-		p.count(tooLargeForUDP.counter)
-		refuse(tooLargeForUDP)
-		p.legs.abandon(l, m, tooLargeForUDP.reason)
+	if no := unsendable(peer, out); no != nil {
+		p.count(no.counter)
+		refuse(no)
+		p.legs.abandon(l, m, no.reason)
 		return
 	}
 	c := p.edge.newClient(branch, method, requestKey(m), out, peer)
@@ -214,11 +214,7 @@ func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
 	for it := req.Values(sipmsg.RecordRoute); it.Next(); {
 		own[string(it.Bytes())] = true
 	}
-	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
-		if !own[string(it.Bytes())] {
-			m.RemoveValue(sipmsg.RecordRoute, it.Span())
-		}
-	}
+	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !own[string(at.Bytes())] })
 }
 
 // noteContact keeps where the phone, which has sent m, wants the dialog's requests.

@@ -34,6 +34,15 @@ func forTunnel(dst []byte, m *sipmsg.Message, counters *counter.Set) []byte {
 	return out
 }
 
+// countRepairs counts what was put right in m, as it was received, because it could not
+// be forwarded otherwise: bytes behind the body of a datagram, which the next hop might
+// take for another message, are cut off (RFC 3261 section 18.3).
+func countRepairs(m *sipmsg.Message, counters *counter.Set) {
+	if m.Trimmed() > 0 {
+		counters.Counter("sip.repaired.bytes_behind_body").Inc()
+	}
+}
+
 // oneHopLess is RFC 3261 section 16.3 item 3 and section 16.6 step 3. It reports
 // false for the request m when that must go no further.
 func oneHopLess(m *sipmsg.Message) bool {
@@ -96,9 +105,7 @@ func stripOutbound(m *sipmsg.Message) {
 	m.RemoveAll(sipmsg.Path)
 	m.RemoveAll(sipmsg.ServiceRoute)
 	for _, k := range []sipmsg.Kind{sipmsg.Supported, sipmsg.Require} {
-		for _, tag := range []string{"outbound", "path", "gruu"} {
-			m.RemoveOptionTag(k, tag)
-		}
+		m.RemoveOptionTag(k, "outbound", "path", "gruu")
 	}
 }
 

@@ -167,6 +167,9 @@ func (s *stream) receive(hello time.Duration, deliver func(b []byte)) {
 			}
 			return
 		default:
+			if framer.Assumed() {
+				s.counters.Counter("sip.repaired.no_content_length").Inc()
+			}
 			deliver(b)
 		}
 		s.conn.SetReadDeadline(time.Now().Add(streamIdle))

@@ -283,9 +283,15 @@ func (e *edge) dropServer(s *serverTx) {
 	}
 }
 
-// respond sends a response to the request of s. msg must not be changed
-// afterwards. It reports whether the response was sent.
+// respond sends a response to the request of s. msg must not be changed afterwards;
+// a final one that is empty becomes 500. It reports whether the response was sent.
 func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
+	if len(msg) == 0 { // our edits of it made nothing
+		if status < 200 || s.request == nil {
+			return false
+		}
+		status, msg = 500, ownResponse(s.request, 500, "Response Too Complex", randomHex())
+	}
 	if s.invite && status/100 == 2 {
 		return e.succeed(s, status, msg)
 	}
@@ -408,13 +414,21 @@ func (e *edge) ack(m *sipmsg.Message) bool {
 
 // --- client transactions ---------------------------------------------------
 
-// tooLargeFor reports whether msg can never be sent to: what fits into a stream
-// need not fit into a datagram.
-func tooLargeFor(to hop, msg []byte) bool { return !to.reliable() && len(msg) > maxDatagramUDP }
+// unsendable says why msg can never be sent to: what fits into a stream need not fit
+// into a datagram, and edits that exclude each other, or are too many, make nothing.
+func unsendable(to hop, msg []byte) *refusal {
+	switch {
+	case len(msg) == 0:
+		return tooComplex
+	case !to.reliable() && len(msg) > maxDatagramUDP:
+		return tooLargeForUDP
+	}
+	return nil
+}
 
 // newClient sends request, which carries branch on top, and starts its client
-// transaction; nil when there are too many, or no request. The request must not
-// be changed afterwards.
+// transaction; nil when there are too many. The request must not be changed
+// afterwards.
 func (e *edge) newClient(branch, method string, up txKey, request []byte, peer hop) *clientTx {
 	if len(request) == 0 || len(e.clients) >= maxTxPerPhone || !e.budget.take(txCost(request)) {
 		e.counters.Counter(noRoomLeft.counter).Inc()

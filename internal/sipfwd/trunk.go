@@ -92,12 +92,10 @@ func (p *PhonePorts) isFixed(port uint16) bool {
 // PBX, that name the phone's port: a PBX may have it for an outbound proxy (RFC
 // 3261 section 16.4).
 func (p *pbxPhone) stripOwnRoutes(m *sipmsg.Message) {
-	for it := m.Values(sipmsg.Route); it.Next(); {
-		a := it.Addr()
-		u, ok := sipmsg.ParseURI(a.URI)
-		if !ok || u.Port != int(p.port.addr.Port()) || string(bytes.Trim(u.Host, "[]")) != p.port.addr.Addr().String() {
-			return
-		}
-		m.RemoveValue(sipmsg.Route, a.Value)
-	}
+	leading := true
+	m.RemoveValues(sipmsg.Route, func(at sipmsg.Values) bool {
+		u, ok := sipmsg.ParseURI(at.Addr().URI)
+		leading = leading && ok && u.Port == int(p.port.addr.Port()) && string(bytes.Trim(u.Host, "[]")) == p.port.addr.Addr().String()
+		return leading
+	})
 }

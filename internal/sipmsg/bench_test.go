@@ -39,9 +39,7 @@ func (f *forwarder) forward(m *Message, dst []byte) []byte {
 	}
 	m.RemoveAll(Path)
 	for _, k := range [...]Kind{Supported, Require} {
-		m.RemoveOptionTag(k, "outbound")
-		m.RemoveOptionTag(k, "path")
-		m.RemoveOptionTag(k, "gruu")
+		m.RemoveOptionTag(k, "outbound", "path", "gruu")
 	}
 	if body := m.Body(); len(body) > 0 {
 		m.SetBody(0, len(body), f.sdp)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 )
 
 // editCase is a message, what is done to it, and what comes out. The lines of
@@ -390,5 +391,31 @@ func TestEditsCopy(t *testing.T) {
 	got := string(m.AppendTo(nil))
 	if strings.Contains(got, "clobbered") || strings.Count(got, "sip:first@x") != 6 {
 		t.Error(got)
+	}
+}
+
+// TestLongListsAreCheap: what removes many values looks at each of them once, or a
+// single message would keep a proxy busy for a minute.
+func TestLongListsAreCheap(t *testing.T) {
+	const head = "OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nFrom: <sip:a@b>\r\nTo: <sip:a@b>\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\n"
+	for _, list := range []string{strings.Repeat("path,", 12_800), strings.Repeat("path,x,", 9_100)} {
+		var m Message
+		if err := m.Parse([]byte(head + "Supported: " + list + "\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		m.RemoveOptionTag(Supported, "outbound", "path", "gruu")
+		if d := time.Since(start); d > 500*time.Millisecond {
+			t.Errorf("removing from %.12s... took %v", list, d)
+		}
+		calls := 0
+		m.ResetEdits()
+		m.RemoveValues(Supported, func(Values) bool { calls++; return true })
+		if want := strings.Count(list, ","); calls != want {
+			t.Errorf("%d values were asked for, want %d", calls, want)
+		}
+		if got := string(m.AppendTo(nil)); got != head+"\r\n" {
+			t.Errorf("got %.200q", got)
+		}
 	}
 }

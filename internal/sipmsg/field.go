@@ -118,23 +118,42 @@ func (m *Message) setParam(p param, value []byte) {
 // RemoveValue removes one value of the comma-separated list of the headers of
 // that kind, with a comma; the whole line when no value is left on it. v is a
 // span that [Values.Span] returned for that kind. Any number of values may be
-// removed, in any order.
+// removed, in any order; where several go, [Message.RemoveValues] looks at each
+// value once.
 func (m *Message) RemoveValue(k Kind, v Span) {
 	i := m.headerAround(k, v)
 	if i < 0 {
 		m.refuse(errNoValue)
 		return
 	}
-	h := &m.headers[i]
+	m.removeFrom(&m.headers[i], func(at Values) bool { return at.value == v })
+}
+
+// RemoveValues removes, as [Message.RemoveValue] does, all values of the headers
+// of that kind for which drop returns true. It is called once for each that is
+// not removed yet, in their order, and must not edit m.
+func (m *Message) RemoveValues(k Kind, drop func(at Values) bool) {
+	for i := m.firstOf(k); i < len(m.headers); i++ {
+		if m.headers[i].Kind == k {
+			m.removeFrom(&m.headers[i], drop)
+		}
+	}
+}
+
+// removeFrom does so in one header.
+func (m *Message) removeFrom(h *Header, drop func(at Values) bool) {
 	it := Values{m: m, header: len(m.headers), pos: h.Value.Start, end: h.Value.End}
 	gap := Span{-1, -1} // values to go since the last one that stays
 	kept := -1          // the end of that one
+	goes := false       // a value that was not removed before
 	for it.Next() {
-		if s := it.Span(); s == v || m.removed(s) {
+		was := m.removed(it.value)
+		if was || drop(it) {
+			goes = goes || !was
 			if gap.Start < 0 {
-				gap.Start = s.Start
+				gap.Start = it.value.Start
 			}
-			gap.End = s.End
+			gap.End = it.value.End
 			continue
 		}
 		if gap.Start >= 0 {
@@ -144,10 +163,11 @@ func (m *Message) RemoveValue(k Kind, v Span) {
 		kept = it.value.End
 	}
 	switch {
-	case kept < 0:
-		m.remove(h.Line)
-	case gap.Start >= 0:
+	case gap.Start < 0:
+	case kept >= 0:
 		m.remove(Span{kept, gap.End})
+	case goes:
+		m.remove(h.Line)
 	}
 }
 
@@ -178,15 +198,18 @@ func (m *Message) RemoveHeader(h Header) {
 	}
 }
 
-// RemoveOptionTag removes an option tag from all headers of that kind
+// RemoveOptionTag removes option tags from all headers of that kind
 // (Supported, Require, Proxy-Require), in any case. A header without any left is
 // removed whole.
-func (m *Message) RemoveOptionTag(k Kind, tag string) {
-	for it := m.Values(k); it.Next(); {
-		if s := it.Span(); equalFold(it.Bytes(), tag) && !m.removed(s) {
-			m.RemoveValue(k, s)
+func (m *Message) RemoveOptionTag(k Kind, tags ...string) {
+	m.RemoveValues(k, func(at Values) bool {
+		for _, tag := range tags {
+			if equalFold(at.Bytes(), tag) {
+				return true
+			}
 		}
-	}
+		return false
+	})
 }
 
 // AddBefore adds a header line above the first header of that kind, or below

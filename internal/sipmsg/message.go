@@ -18,10 +18,10 @@ type Header struct {
 type Message struct {
 	buf     []byte // the message, without what stood before and behind it
 	headers []Header
-	first   [numKinds]uint16 // index+1 of the first header of the kind
-	last    [numKinds]uint16 // index+1 of the last
-	eol     Span             // the end of the start line, the model for lines added
-	fields  Span             // all header lines, without the empty line
+	first   [numKinds]int32 // index+1 of the first header of the kind
+	last    [numKinds]int32 // index+1 of the last
+	eol     Span            // the end of the start line, the model for lines added
+	fields  Span            // all header lines, without the empty line
 	body    Span
 	trimmed int
 	fault   ParseError // the first fault found; none while Reason is ""

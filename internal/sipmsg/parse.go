@@ -7,14 +7,13 @@ import (
 	"slices"
 )
 
-// Bounds of a message.
-const (
-	MaxSize    = 65535 // bytes of a whole message: what fits into a datagram
-	MaxHeaders = 256   // header fields
-)
+// MaxSize is how many bytes a whole message may have: what fits into a datagram.
+const MaxSize = 65535
 
-// minHeaders is what the table of headers has room for at first.
-const minHeaders = 24
+const (
+	minHeaders  = 24  // that the table of headers has room for at first
+	keptHeaders = 512 // likewise, for the next message at most
+)
 
 // ErrKeepalive is found (errors.Is) in the error of [Message.Parse] for a
 // datagram that holds nothing but line ends or zero bytes, and is returned by
@@ -80,6 +79,9 @@ func (m *Message) Parse(b []byte) error {
 
 // reset makes m empty but for the capacity of its tables.
 func (m *Message) reset() {
+	if cap(m.headers) > keptHeaders {
+		m.headers = nil
+	}
 	*m = Message{
 		headers:     slices.Grow(m.headers[:0], minHeaders),
 		edits:       m.edits[:0],
@@ -221,10 +223,6 @@ func (m *Message) parseFields(pos int) (body int, ok bool) {
 		if isLWS(m.buf[pos]) && len(m.headers) == 0 {
 			m.fail("folded start line", pos, 400)
 		}
-		if len(m.headers) == MaxHeaders {
-			m.fail("too many headers", pos, 400)
-			return 0, false
-		}
 		m.headers = append(m.headers, h)
 		if h.Kind != Other {
 			m.index(h)
@@ -252,7 +250,7 @@ func (m *Message) checkReturns(head []byte, ends int) {
 // index notes where the last header read is, and refuses the second of a kind
 // of which two readers might take different ones.
 func (m *Message) index(h Header) {
-	n := uint16(len(m.headers))
+	n := int32(len(m.headers))
 	if m.first[h.Kind] == 0 {
 		m.first[h.Kind] = n
 	} else {

@@ -95,11 +95,9 @@ func TestProxyRestart(t *testing.T) {
 			lab.Eventually(t, soon, "the phones are stored", func() bool { return tun.keptPhones() == 3 })
 			before := len(tun.inside.SIP())
 			end(tun.proxy)
+			lab.Eventually(t, soon, "tunneld has noticed", func() bool { return tun.phonesUp() == 0 })
 			tun.startProxy()
-			lab.Eventually(t, soon, "tunnelproxy has opened its phones", func() bool {
-				daemon, _ := tun.statuses()
-				return len(daemon.Sessions) > 0 && tun.phonesUp() == 3
-			})
+			lab.Eventually(t, soon, "tunnelproxy has opened its phones", func() bool { return tun.phonesUp() == 3 })
 			calls(t, carol, alice)
 			calls(t, carol, dave)
 			calls(t, bob, alice) // on a new connection

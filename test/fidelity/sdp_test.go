@@ -44,7 +44,10 @@ func (r *relays) edit(m, out *text, side ports, key string) error {
 	return nil
 }
 
-var mediaPort = regexp.MustCompile(`^m=\S+ +(\d+)`)
+var (
+	mediaPort    = regexp.MustCompile(`^m=\S+ +(\d+)`)
+	severalPorts = regexp.MustCompile(`^/([02-9]|\d\d+)`)
+)
 
 func mediaPorts(sdp string) []int {
 	var all []int
@@ -97,7 +100,10 @@ func (r *relays) named(sdp string, out *text, side ports, key string) ([]int, er
 // UDP.
 const refused = -1
 
-// overTCP says whether the i-th media line of sdp is for a TCP connection.
+var streamed = regexp.MustCompile(`(?i)^(tcp|sctp|dccp|tls)`)
+
+// overTCP says whether the i-th media line of sdp is not for UDP, but for a TCP
+// connection mostly.
 func overTCP(sdp string, i int) bool {
 	for l := range strings.Lines(sdp) {
 		if !strings.HasPrefix(l, "m=") {
@@ -105,7 +111,7 @@ func overTCP(sdp string, i int) bool {
 		}
 		if i--; i < 0 {
 			f := strings.Fields(l)
-			return len(f) > 2 && slices.Contains(strings.Split(f[2], "/"), "TCP")
+			return len(f) > 2 && streamed.MatchString(f[2])
 		}
 	}
 	return false
@@ -116,7 +122,7 @@ func findSDP(contentType, body string) (from, to int, ok bool) {
 	kind, params, _ := strings.Cut(contentType, ";")
 	kind = strings.ToLower(strings.Trim(kind, space))
 	if kind == "application/sdp" {
-		return 0, len(body), body != ""
+		return 0, len(body), strings.TrimSpace(body) != ""
 	}
 	if !strings.HasPrefix(kind, "multipart/") {
 		return 0, 0, false
@@ -131,7 +137,8 @@ func findSDP(contentType, body string) (from, to int, ok bool) {
 		if s := strings.TrimRight(l, space); s == mark || s == mark+"--" {
 			if open >= 0 {
 				end := open + len(strings.TrimSuffix(strings.TrimSuffix(body[open:pos], "\n"), "\r"))
-				if part, err := cut([]byte("P\n" + body[open:end])); err == nil {
+				// Content-Length is nothing in MIME, though some write it there.
+				if part, err := cut([]byte("P\n" + strings.ReplaceAll(body[open:end], "Content-Length:", "Content-Xength:"))); err == nil {
 					if _, _, ok := findSDP(part.get("content-type"), part.body); ok {
 						return end - len(part.body), end, true
 					}
@@ -157,18 +164,15 @@ func unspecified(host string) bool {
 
 // pointTo is a session description with its media at these ports of host.
 func pointTo(sdp, host string, named []int) string {
-	active := slices.ContainsFunc(named, func(n int) bool { return n != 0 })
-	if !active {
-		return sdp
-	}
+	active := slices.ContainsFunc(named, func(n int) bool { return n > 0 })
 	var b strings.Builder
 	media := -1
 	for l := range strings.Lines(sdp) {
 		if strings.HasPrefix(l, "m=") {
 			media++
 		}
-		if media >= 0 && named[media] <= 0 { // refused: left alone
-			if at := mediaPort.FindStringSubmatchIndex(l); at != nil && named[media] == refused {
+		if media < 0 && !active || media >= 0 && named[media] <= 0 { // refused: left alone
+			if at := mediaPort.FindStringSubmatchIndex(l); at != nil && media >= 0 && named[media] == refused {
 				l = l[:at[2]] + "0" + l[at[3]:]
 			}
 			b.WriteString(l)
@@ -177,7 +181,7 @@ func pointTo(sdp, host string, named []int) string {
 		switch {
 		case mediaPort.MatchString(l):
 			at := mediaPort.FindStringSubmatchIndex(l)
-			l = l[:at[2]] + strconv.Itoa(named[media]) + l[at[3]:]
+			l = l[:at[2]] + strconv.Itoa(named[media]) + severalPorts.ReplaceAllString(l[at[3]:], "")
 		case connection.MatchString(l):
 			if p := connection.FindStringSubmatch(l); !unspecified(p[1]) {
 				l = "c=IN IP4 " + host + l[len(p[0]):]
