@@ -16,7 +16,8 @@ type Receiver interface {
 	// Answer gets an acknowledgement to send: it goes to the Packer's Answer.
 	Answer(r wire.Record)
 	// Feedback gets an acknowledgement or a report about what this end has sent: it
-	// goes to the Packer's Feedback. None is older than one before.
+	// goes to the Packer's Feedback. No acknowledgement is older than one before, and
+	// no report.
 	Feedback(r *wire.Record)
 	// Control gets a probe, a reply or a close. newest says that no datagram with a
 	// higher counter has come.
@@ -48,6 +49,8 @@ type Unpacker struct {
 	newest   uint64      // highest counter
 	counter  uint64      // of the datagram at hand
 	isNewest bool        // that is the one of the datagram at hand
+	acked    uint64      // highest counter of a datagram with an acknowledgement
+	reported uint64      // the same with a report
 	record   wire.Record
 	packet   []byte // scratch
 	dropped  Dropped
@@ -136,8 +139,14 @@ func (u *Unpacker) Unpack(now int64, counter uint64, plaintext []byte, to Receiv
 			u.take(now, u.stream(r.Channel, false), r.Number, body[:length], to)
 		case wire.RecordFragment, wire.RecordFragmentRTCP:
 			u.fragment(now, body[:length], to)
-		case wire.RecordAck, wire.RecordReport:
-			if u.isNewest {
+		case wire.RecordAck:
+			if counter >= u.acked {
+				u.acked = counter
+				to.Feedback(r)
+			}
+		case wire.RecordReport:
+			if counter >= u.reported {
+				u.reported = counter
 				to.Feedback(r)
 			}
 		case wire.RecordProtected:
