@@ -46,6 +46,7 @@ type Packet struct {
 	Time     time.Time
 	Protocol Protocol
 	Src, Dst netip.AddrPort
+	DSCP     uint8
 	Fragment bool // part of an IPv4 datagram; ports are known in the first fragment only
 	Sequence uint32
 	SYN, RST bool
@@ -139,6 +140,7 @@ func (p *Packet) decodeIP(body []byte) {
 		p.decodeIPv4(body)
 	case version == 6 && len(body) >= 40:
 		p.Protocol = Protocol(body[6])
+		p.DSCP = uint8(binary.BigEndian.Uint16(body) >> 6 & 63)
 		src, dst := netip.AddrFrom16([16]byte(body[8:24])), netip.AddrFrom16([16]byte(body[24:40]))
 		length := int(binary.BigEndian.Uint16(body[4:]))
 		p.decodeTransport(src, dst, body[40:min(40+length, len(body))])
@@ -160,6 +162,7 @@ func (p *Packet) IsNeighbourDiscovery() bool {
 
 func (p *Packet) decodeIPv4(body []byte) {
 	p.Protocol = Protocol(body[9])
+	p.DSCP = body[1] >> 2
 	src, dst := netip.AddrFrom4([4]byte(body[12:16])), netip.AddrFrom4([4]byte(body[16:20]))
 	p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
 	header, length := int(body[0]&15)*4, int(binary.BigEndian.Uint16(body[2:]))
