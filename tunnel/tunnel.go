@@ -41,6 +41,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -52,6 +53,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/mux"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
@@ -89,6 +91,11 @@ type Config struct {
 	// ManualFlush is for programs that handle packets in batches: what is written to
 	// media leaves at FlushMedia, which must be called soon after.
 	ManualFlush bool
+	// MediaDSCP and SignallingDSCP are what datagrams and the connection are marked
+	// with in the IP header (RFC 2474), so that a network can tell voice from
+	// downloads: a name like "EF", "AF41" or "CS3", or a number of 0 to 63. Empty: EF
+	// and CS3. Connections of a Dialer are the caller's to mark.
+	MediaDSCP, SignallingDSCP string
 	// Dialer makes the connections. nil: a net.Dialer.
 	Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -116,6 +123,18 @@ func (c *Config) check() error {
 		return errors.New("the pin is not the 43 characters that a join link ends with")
 	}
 	return nil
+}
+
+// classes are the marks of media and of signalling.
+func (c *Config) classes() (classes [2]dscp.Class, err error) {
+	for i, of := range []struct{ text, fallback, name string }{
+		{c.MediaDSCP, "EF", "MediaDSCP"}, {c.SignallingDSCP, "CS3", "SignallingDSCP"},
+	} {
+		if classes[i], err = dscp.Parse(cmp.Or(of.text, of.fallback)); err != nil {
+			return classes, fmt.Errorf("%s: %w", of.name, err)
+		}
+	}
+	return classes, nil
 }
 
 // Client is a tunnel to one server. It connects in the background, again and
@@ -155,6 +174,10 @@ func New(c Config) (*Client, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	classes, err := c.classes()
+	if err != nil {
+		return nil, err
+	}
 	client := &Client{
 		config: c, counters: new(counter.Set),
 		changed: make(chan struct{}), since: time.Now(), err: ErrDown,
@@ -168,6 +191,7 @@ func New(c Config) (*Client, error) {
 		Server: c.Server, Name: c.Name, Password: auth.NewPassword([]byte(c.Password)), Pin: c.Pin,
 		Software: c.Software, Dial: c.Dialer, Handler: handler{client}, Counters: client.counters,
 		NoDatagrams: c.NoDatagrams, Pacing: mux.Pacing{Wait: c.MediaWait, Adapt: c.AdaptMediaWait, Manual: c.ManualFlush},
+		Media: classes[0], Signalling: classes[1],
 	})
 	return client, nil
 }

@@ -169,6 +169,17 @@ func (p *Packer) Deadline() (at int64, ok bool) {
 	return at, ok
 }
 
+// Leave says that the packets that follow go another way until the next Add. There
+// must be no open datagram. No datagram from the next one on has a packet, or a copy
+// of one, that was added before.
+func (p *Packer) Leave() {
+	p.queue.Clear()
+	if s := p.cut.stream; s != nil && p.cut.number == s.next {
+		s.next++ // pieces of it have gone
+	}
+	p.cut, p.cutCopy = cutting{}, cutting{}
+}
+
 // Answer takes a record without payload to send: an acknowledgement from
 // Receiver.Answer, or a probe, a reply or a report of the caller's. It waits 20 ms
 // at most for a packet to go with.

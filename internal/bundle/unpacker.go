@@ -16,7 +16,8 @@ type Receiver interface {
 	// Answer gets an acknowledgement to send: it goes to the Packer's Answer.
 	Answer(r wire.Record)
 	// Feedback gets an acknowledgement or a report about what this end has sent: it
-	// goes to the Packer's Feedback. None is older than one before.
+	// goes to the Packer's Feedback. No acknowledgement is older than one before, and
+	// no report.
 	Feedback(r *wire.Record)
 	// Control gets a probe, a reply or a close. newest says that no datagram with a
 	// higher counter has come.
@@ -31,6 +32,7 @@ type Dropped struct {
 	Stale     uint64 // packets of a context that is another one by now
 	Again     uint64 // copies that were not needed
 	Late      uint64 // packets that came after those behind them
+	Overtaken uint64 // the same, of which those behind them came another way
 	Fragment  uint64 // pieces that fit nothing
 }
 
@@ -45,7 +47,10 @@ type Unpacker struct {
 	pool     redundancy.Pool
 	waiting  []*inStream // streams that hold packets, or did
 	newest   uint64      // highest counter
+	counter  uint64      // of the datagram at hand
 	isNewest bool        // that is the one of the datagram at hand
+	acked    uint64      // highest counter of a datagram with an acknowledgement
+	reported uint64      // the same with a report
 	record   wire.Record
 	packet   []byte // scratch
 	dropped  Dropped
@@ -64,6 +69,11 @@ type inStream struct {
 	watched bool // is in waiting
 	order   redundancy.Order
 	pieces  *pieces
+
+	// The stream goes another way at times (Aside): ahead is one more than the
+	// highest counter of a datagram that had packets of it, and packets in those
+	// below passed come too late.
+	ahead, passed uint64
 }
 
 // Open makes the Unpacker take packets of a channel, which must not have been open
@@ -104,7 +114,7 @@ func (u *Unpacker) Held() int        { return u.pool.Held() }
 
 // Unpack takes everything out of the plaintext of the datagram with this counter.
 func (u *Unpacker) Unpack(now int64, counter uint64, plaintext []byte, to Receiver) {
-	u.isNewest = counter >= u.newest
+	u.counter, u.isNewest = counter, counter >= u.newest
 	u.newest = max(u.newest, counter)
 	r := &u.record
 	for b := plaintext; len(b) > 0; {
@@ -129,8 +139,14 @@ func (u *Unpacker) Unpack(now int64, counter uint64, plaintext []byte, to Receiv
 			u.take(now, u.stream(r.Channel, false), r.Number, body[:length], to)
 		case wire.RecordFragment, wire.RecordFragmentRTCP:
 			u.fragment(now, body[:length], to)
-		case wire.RecordAck, wire.RecordReport:
-			if u.isNewest {
+		case wire.RecordAck:
+			if counter >= u.acked {
+				u.acked = counter
+				to.Feedback(r)
+			}
+		case wire.RecordReport:
+			if counter >= u.reported {
+				u.reported = counter
 				to.Feedback(r)
 			}
 		case wire.RecordProtected:
@@ -207,6 +223,11 @@ func (u *Unpacker) take(now int64, s *inStream, number uint16, packet []byte, to
 		u.dropped.Channel++
 		return
 	}
+	if u.counter < s.passed {
+		u.dropped.Overtaken++
+		return
+	}
+	s.ahead = max(s.ahead, u.counter+1)
 	for {
 		switch s.order.Take(now, number, packet, u.isNewest, u.patience.Hold(now) > 0, &u.pool) {
 		case redundancy.Deliver:
@@ -233,6 +254,29 @@ func (u *Unpacker) take(now int64, s *inStream, number uint16, packet []byte, to
 		s.order.GiveUp(now)
 		u.drain(s, to)
 	}
+}
+
+// Aside reports whether a packet is to be handed on that came another way than in a
+// datagram, and was sent after the datagrams with counters below after and before
+// those from it on. What waits of its stream is delivered before it, and what is in
+// datagrams before it is late from then on.
+func (u *Unpacker) Aside(now int64, channel uint32, rtcp bool, after uint64, to Receiver) bool {
+	s := u.stream(channel, rtcp)
+	if s == nil {
+		return true // no packet of it comes in a datagram
+	}
+	if s.ahead > after {
+		u.dropped.Overtaken++
+		return false
+	}
+	if s.passed < after {
+		s.passed = after
+		for _, waits := s.order.Waiting(); waits; _, waits = s.order.Waiting() {
+			s.order.GiveUp(now)
+			u.drain(s, to)
+		}
+	}
+	return true
 }
 
 // drain delivers what has waited for its turn.

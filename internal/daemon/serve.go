@@ -83,7 +83,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 
 	// The port is taken before any key is made: a first start that fails here leaves a directory and a lock, and nothing that a
 	// later start would take up.
-	listener, err := mux.Listen(d.place.listen.String())
+	listener, err := mux.Listen(d.place.listen.String(), d.settings.SignallingDSCP)
 	if err != nil {
 		return config.ListenError(err, "--listen", d.place.listen.String()+"/tcp")
 	}
@@ -118,6 +118,7 @@ func (d *daemon) start(ctx context.Context, stateDir string, s *program.Streams)
 		if err != nil {
 			return config.ListenError(err, "--listen", d.place.listen.String()+"/udp")
 		}
+		_ = datagrams.Mark(d.settings.MediaDSCP) // unmarked they arrive too
 		d.server.ServeDatagrams(datagrams)
 		d.OnStop(func() { _ = d.server.Close() })
 	}
@@ -149,8 +150,8 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	d.phonePorts, err = sipfwd.OpenPhonePorts(sipfwd.PhonePortsConfig{
 		Addr: d.place.phoneAddress, Low: d.settings.PhonePorts.Low, High: d.settings.PhonePorts.High,
 		Sources: sipfwd.Sources(d.settings.PhoneSources), SourceNetwork: d.settings.SourceNetwork.Prefix,
-		TrunkPorts: d.settings.trunkPorts(),
-		StateFile:  dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
+		TrunkPorts: d.settings.trunkPorts(), Class: d.settings.SignallingDSCP,
+		StateFile: dir.Path(phonesFileName), IsPBX: d.pbx.Is, Counters: &d.counters, Logger: d.log,
 		Transport: d.place.way.transport.String(), ClientTLS: d.pbx.trust, ServerTLS: d.serverTLS(certificate),
 	})
 	if err != nil {
@@ -161,6 +162,7 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	if err != nil {
 		return config.ListenError(err, "--media-ports", net.JoinHostPort(d.place.mediaAddress.String(), d.settings.MediaPorts.String())+"/udp")
 	}
+	d.mediaPorts.Mark(d.settings.MediaDSCP)
 	d.poller, err = relay.NewPoller(relay.PollerConfig{
 		Wait:  func() time.Duration { return d.settings.MediaWait.Wait },
 		Flush: func() { d.server.FlushMedia() },

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/logging"
 	"github.com/siptunnel/siptunnel/internal/probe"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
@@ -31,6 +32,8 @@ type settings struct {
 	MediaAddress   config.Address        `setting:"" placeholder:"IP" help:"Address of this machine that the PBX sends media to. Default: the source address of the default route, of the PBX's IP family."`
 	MediaWait      config.MediaWait      `setting:"" placeholder:"TIME|auto" default:"2ms" help:"How long a packet of media waits for others to share a datagram: 0 to 20ms, or auto. Default: ${default}."`
 	MediaTransport config.MediaTransport `setting:"" placeholder:"auto|tcp" default:"auto" help:"How media crosses the tunnel: as datagrams on UDP whenever that works, or over the TCP connection only. Default: ${default}."`
+	MediaDSCP      dscp.Class            `name:"media-dscp" setting:"" placeholder:"DSCP" default:"EF" help:"Mark of media in the IP header, toward the PBX and offices: EF, AF41, CS5 and so on, or a number of 0 to 63; 0 is none. Default: ${default}."`
+	SignallingDSCP dscp.Class            `name:"signalling-dscp" setting:"" placeholder:"DSCP" default:"CS3" help:"Mark of SIP and of the tunnel's TCP connection. Default: ${default}."`
 	MediaPorts     config.PortRange      `setting:"" placeholder:"LOW-HIGH" default:"50000-59999" help:"UDP ports for media, two a call. Default: ${default}."`
 	PhonePorts     config.PortRange      `setting:"" placeholder:"LOW-HIGH" default:"6000-6999" help:"Ports toward the PBX, UDP and TCP, one a phone. Default: ${default}."`
 	PhoneSources   phoneSources          `setting:"" placeholder:"shared|office|phone" default:"shared" help:"Whose address the PBX sees: this machine's for all phones, one for each office (credential), or one for each phone. Default: ${default}."`

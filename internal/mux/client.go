@@ -12,6 +12,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/auth"
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/wire"
 )
 
@@ -55,7 +56,9 @@ type ClientConfig struct {
 	Pacing   Pacing // of the datagrams of media
 	// NoDatagrams has all media go over the connection.
 	NoDatagrams bool
-	Counters    *counter.Set
+	// Media marks the datagrams, Signalling the connection, unless Dial makes it.
+	Media, Signalling dscp.Class
+	Counters          *counter.Set
 
 	backoff backoff // zero: the defaults; for tests
 }
@@ -101,7 +104,7 @@ type Client struct {
 // connects, runs the connection and makes the handler's calls outside of it.
 func NewClient(c ClientConfig) *Client {
 	if c.Dial == nil {
-		c.Dial = dialer().DialContext
+		c.Dial = dialer(c.Signalling).DialContext
 	}
 	if c.backoff == (backoff{}) {
 		c.backoff = defaultBackoff

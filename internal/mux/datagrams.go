@@ -156,6 +156,7 @@ func (s *ClientSession) openPath() {
 		s.counters.Counter("path.failed.open").Inc()
 		return
 	}
+	_ = conn.Mark(s.client.config.Media) // unmarked they arrive too
 	s.path = newMediaPath(conn, true, pathConfig{
 		pacing: s.client.config.Pacing, counters: s.counters,
 		received: s.packet,

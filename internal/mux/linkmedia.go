@@ -25,8 +25,9 @@ const (
 type mediaStream struct {
 	channel uint32
 	stream  *yamux.Stream
-	batch   []byte // owned by the link's media writer
+	batch   []byte // owned by the link's media writer, as is what follows
 	queued  bool   // batch is in the writer's round
+	marked  uint64 // the last mark in batch
 }
 
 // openMedia makes the client's media writer open a stream for a channel.
@@ -76,12 +77,17 @@ func (l *link) readMedia(ms *mediaStream) error {
 	defer l.dropMedia(ms)
 	buf := make([]byte, mediaRead)
 	have := 0
+	after := uint64(0)
 	for {
 		n, err := ms.stream.Read(buf[have:])
 		have += n
 		full := have == len(buf)
 		rest := buf[:have]
 		for {
+			if mark, next, ok := wire.NextMediaMark(rest); ok {
+				after, rest = mark, next
+				continue
+			}
 			rtcp, packet, next, err := wire.NextMedia(rest)
 			if err != nil {
 				return l.broken(err)
@@ -89,7 +95,11 @@ func (l *link) readMedia(ms *mediaStream) error {
 			if packet == nil {
 				break
 			}
-			l.user.packet(ms.channel, rtcp, packet)
+			if path := l.end.path; path != nil {
+				path.aside(ms.channel, rtcp, after, packet)
+			} else {
+				l.user.packet(ms.channel, rtcp, packet)
+			}
 			rest = next
 		}
 		if full && len(buf) < maxMediaRead {
@@ -122,6 +132,12 @@ func (l *link) writeMedia() error {
 		if !ms.queued {
 			ms.queued = true
 			round = append(round, ms)
+		}
+		// Nothing is in the queue since before the path was left for longer than it
+		// takes to be taken again and left once more: the mark is the packet's.
+		if path := l.end.path; path != nil && ms.marked != path.left.Load() {
+			ms.marked = path.left.Load()
+			ms.batch = wire.AppendMediaMark(ms.batch, ms.marked)
 		}
 		ms.batch = wire.AppendMedia(ms.batch, rtcp, packet)
 	}

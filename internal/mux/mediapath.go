@@ -75,6 +75,10 @@ type mediaPath struct {
 	began  time.Time
 
 	usable atomic.Bool // out.watch.proven, to be looked at without the lock
+	// left is the counter of the first datagram after the path was last left: what
+	// goes over the connection since then was sent after the datagrams below it, and
+	// before any packet in those from it on.
+	left atomic.Uint64
 
 	// The receiving half. It is locked before the sending half.
 	in struct {
@@ -167,6 +171,7 @@ type generation struct {
 type pathCounters struct {
 	forged, replayed, unsent, left, moved        *counter.Counter
 	malformed, channel, context, late, fragments *counter.Counter
+	overtaken                                    *counter.Counter
 }
 
 // newMediaPath makes a path without keys.
@@ -179,6 +184,7 @@ func newMediaPath(socket *udp.Conn, client bool, config pathConfig) *mediaPath {
 			unsent: set.Counter("path.dropped.not_sent"), left: set.Counter("path.left"), moved: set.Counter("path.moved"),
 			malformed: set.Counter("path.dropped.malformed"), channel: set.Counter("path.dropped.unknown_channel"),
 			context: set.Counter("path.dropped.no_context"), late: set.Counter("path.dropped.late"), fragments: set.Counter("path.dropped.fragment"),
+			overtaken: set.Counter("path.dropped.overtaken"),
 		},
 	}
 }
@@ -312,6 +318,11 @@ func (p *mediaPath) push(channel uint32, rtcp bool, packet []byte) bool {
 		if !p.config.pacing.Manual || p.out.burst.Len() >= maxBurst {
 			p.transmit()
 		}
+		if !p.out.watch.proven { // finish has left it
+			p.transmit()
+			p.out.Unlock()
+			return false
+		}
 	}
 	tell := false
 	switch {
@@ -373,7 +384,7 @@ func (p *mediaPath) finish(now time.Duration) {
 	}
 	p.seal(d, now)
 	if p.out.watch.sent(now) {
-		p.leave("nothing comes back")
+		p.leave("nothing comes back", now)
 	}
 }
 
@@ -390,15 +401,21 @@ func (p *mediaPath) seal(d []byte, now time.Duration) {
 	sealed, n, err := p.out.sealer.Seal(d)
 	if err != nil {
 		p.out.watch.leave(now)
-		p.leave(err.Error())
+		p.leave(err.Error(), now)
 		return
 	}
 	p.out.burst.Commit(len(sealed))
 	p.out.sent[n%sentTimes] = now
 }
 
-// leave is called when the path was left.
-func (p *mediaPath) leave(reason string) {
+// leave is called when the path was left. Packets go over the connection from then
+// on, and are told from those before by the counter.
+func (p *mediaPath) leave(reason string, now time.Duration) {
+	if p.out.open != nil {
+		p.finish(now)
+	}
+	p.out.packer.Leave()
+	p.left.Store(p.out.sealer.Next())
 	if p.usable.Swap(false) {
 		p.count.left.Inc()
 		p.config.changed(false, reason)

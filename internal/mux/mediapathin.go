@@ -149,7 +149,24 @@ func (p *mediaPath) countDropped() {
 	p.count.channel.Add(d.Channel - before.Channel)
 	p.count.context.Add(d.Context + d.Stale - before.Context - before.Stale)
 	p.count.late.Add(d.Late - before.Late)
+	p.count.overtaken.Add(d.Overtaken - before.Overtaken)
 	p.count.fragments.Add(d.Fragment - before.Fragment)
+}
+
+// aside hands on a packet that came over the connection behind a mark, in its place
+// among those that come as datagrams.
+func (p *mediaPath) aside(channel uint32, rtcp bool, after uint64, packet []byte) {
+	now := p.now()
+	p.in.Lock()
+	defer p.in.Unlock()
+	if p.in.closed {
+		return
+	}
+	if p.in.unpacker.Aside(int64(now), channel, rtcp, after, p) {
+		p.config.received(channel, rtcp, packet)
+		return
+	}
+	p.countDropped()
 }
 
 // Packet is part of bundle.Receiver, as are the methods that follow. They are
@@ -253,7 +270,7 @@ func (p *mediaPath) tick() {
 	if p.probes() && now >= p.out.watch.next() {
 		id, left := p.out.watch.probe(now)
 		if left {
-			p.leave("probes are not answered")
+			p.leave("probes are not answered", now)
 		}
 		p.out.token = rand.Uint32()
 		p.single(wire.Record{Type: wire.RecordProbe, ID: id, Time: p.out.token}, p.out.route, now)

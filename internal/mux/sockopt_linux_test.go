@@ -5,16 +5,18 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
 // TestSocketsOfConnections reads back what both ends of a connection are set to.
 func TestSocketsOfConnections(t *testing.T) {
-	ln, err := Listen("127.0.0.1:0")
+	ln, err := Listen("127.0.0.1:0", dscp.Signalling)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	out, err := dialer().DialContext(t.Context(), "tcp", ln.Addr().String())
+	out, err := dialer(dscp.Signalling).DialContext(t.Context(), "tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

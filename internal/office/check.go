@@ -44,7 +44,7 @@ func (c *checkCommand) checkPorts(list *config.Checklist, p *place) {
 	for _, at := range addresses {
 		list.OK("LAN address", "%v", at.Addr())
 	}
-	sip, err := listenSIP(p)
+	sip, err := listenSIP(p, c.SignallingDSCP)
 	if err != nil {
 		list.Fail("SIP port", err)
 	} else {

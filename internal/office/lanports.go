@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/relay"
 )
 
@@ -18,6 +19,7 @@ var errTooManyAddresses = errors.New("media ports are in use at too many address
 // It is safe for concurrent use.
 type lanPorts struct {
 	low, high uint16
+	class     dscp.Class // of what goes to phones
 
 	mu sync.Mutex
 	at map[netip.Addr]*relay.Ports
@@ -48,6 +50,7 @@ func (p *lanPorts) of(addr netip.Addr) (*relay.Ports, error) {
 	if err != nil {
 		return nil, err
 	}
+	ports.Mark(p.class)
 	if p.at == nil {
 		p.at = make(map[netip.Addr]*relay.Ports)
 	}

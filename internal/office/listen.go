@@ -31,9 +31,9 @@ func (l *listeners) close() {
 }
 
 // listenSIP takes the SIP ports.
-func listenSIP(p *place) (*listeners, error) {
+func listenSIP(p *place, class dscp.Class) (*listeners, error) {
 	l := new(listeners)
-	err := l.listen(p)
+	err := l.listen(p, class)
 	if err != nil {
 		l.close()
 		return nil, err
@@ -41,13 +41,13 @@ func listenSIP(p *place) (*listeners, error) {
 	return l, nil
 }
 
-func (l *listeners) listen(p *place) error {
-	sockets := net.ListenConfig{Control: dscp.Signalling.Control}
+func (l *listeners) listen(p *place, class dscp.Class) error {
+	sockets := net.ListenConfig{Control: class.Control}
 	tcp := func(into *[]net.Listener) func(family, address string) error {
 		return func(family, address string) error {
 			ln, err := sockets.Listen(context.Background(), "tcp"+family, address)
 			if err == nil {
-				*into = append(*into, ln)
+				*into = append(*into, class.Listener(ln))
 			}
 			return err
 		}

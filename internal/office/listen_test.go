@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/relay"
 )
 
@@ -49,22 +50,22 @@ func TestListenOnSeveral(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sip, err := listenSIP(p)
+	sip, err := listenSIP(p, dscp.Signalling)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(sip.udp) != 2 || len(sip.tcp) != 2 || len(sip.tls) != 1 {
 		t.Errorf("%+v", sip)
 	}
-	if _, err := listenSIP(p); config.ExitOf(err) != config.ExitTaken || !strings.Contains(err.Error(), "127.0.0.77:15060/udp") {
+	if _, err := listenSIP(p, dscp.Signalling); config.ExitOf(err) != config.ExitTaken || !strings.Contains(err.Error(), "127.0.0.77:15060/udp") {
 		t.Errorf("%v", err)
 	}
 	sip.udp[0].Close()
-	if _, err := listenSIP(p); config.ExitOf(err) != config.ExitTaken || !strings.Contains(err.Error(), "127.0.0.77:15060/tcp") {
+	if _, err := listenSIP(p, dscp.Signalling); config.ExitOf(err) != config.ExitTaken || !strings.Contains(err.Error(), "127.0.0.77:15060/tcp") {
 		t.Errorf("%v", err)
 	}
 	sip.close()
-	again, err := listenSIP(p)
+	again, err := listenSIP(p, dscp.Signalling)
 	if err != nil {
 		t.Fatalf("sockets are left: %v", err)
 	}

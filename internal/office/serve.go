@@ -69,7 +69,7 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 		return err
 	}
 	p.OnStop(func() { _ = dir.Close() })
-	sip, err := listenSIP(p.place)
+	sip, err := listenSIP(p.place, p.settings.SignallingDSCP)
 	if err != nil {
 		return err
 	}
@@ -110,13 +110,14 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 	p.events = events{proxy: p, ready: make(chan struct{})}
 	dial.OnEvent = p.events.handle
 	dial.MediaWait, dial.AdaptMediaWait, dial.ManualFlush = p.settings.MediaWait.Wait, p.settings.MediaWait.Auto, true
+	dial.MediaDSCP, dial.SignallingDSCP = p.settings.MediaDSCP.String(), p.settings.SignallingDSCP.String()
 	dial.NoDatagrams = p.settings.MediaTransport == config.MediaTCP
 	var err error
 	if p.client, err = tunnel.New(dial); err != nil {
 		return &config.Error{Code: config.ExitConfig, Problem: "server", Err: err}
 	}
 	p.pool = newPool(p.allocate, p.log)
-	ports := &lanPorts{low: p.settings.MediaPorts.Low, high: p.settings.MediaPorts.High}
+	ports := &lanPorts{low: p.settings.MediaPorts.Low, high: p.settings.MediaPorts.High, class: p.settings.MediaDSCP}
 	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
 		Office:     office + ":",
@@ -126,6 +127,7 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 		Networks:   p.settings.networks(),
 		Neighbour:  new(neighbours).of,
 		Trunks:     p.settings.trunks(),
+		Class:      p.settings.SignallingDSCP,
 		Kept:       p.memory.read(),
 		Changed:    p.memory.changed,
 		Events:     logging.Events(p.log),

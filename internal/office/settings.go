@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/logging"
 )
 
@@ -24,6 +25,8 @@ type settings struct {
 	LANAddress     config.Address        `name:"lan-address" setting:"" placeholder:"IP" help:"Address of this machine that phones are told. Default: the one that each phone uses."`
 	MediaWait      config.MediaWait      `setting:"" placeholder:"TIME|auto" default:"2ms" help:"How long a packet of media waits for others to share a datagram: 0 to 20ms, or auto. Default: ${default}."`
 	MediaTransport config.MediaTransport `setting:"" placeholder:"auto|tcp" default:"auto" help:"How media crosses the tunnel: as datagrams on UDP whenever that works, or over the TCP connection only. Default: ${default}."`
+	MediaDSCP      dscp.Class            `name:"media-dscp" setting:"" placeholder:"DSCP" default:"EF" help:"Mark of media in the IP header, toward phones and tunneld: EF, AF41, CS5 and so on, or a number of 0 to 63; 0 is none. Default: ${default}."`
+	SignallingDSCP dscp.Class            `name:"signalling-dscp" setting:"" placeholder:"DSCP" default:"CS3" help:"Mark of SIP and of the tunnel's TCP connection. Default: ${default}."`
 	MediaPorts     config.PortRange      `setting:"" placeholder:"LOW-HIGH" default:"40000-49999" help:"UDP ports for the media of phones, two a call. Default: ${default}."`
 	PhoneNetworks  []config.Network      `setting:"" placeholder:"CIDR" help:"Networks to serve besides private and directly connected ones."`
 	Trunk          []trunk               `setting:"" placeholder:"NAME=HOST[:PORT][;transport=tcp]" help:"A PBX of the office that does not register: calls to and from it, of any user, go through the tunnel as those of one phone."`

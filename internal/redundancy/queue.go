@@ -169,6 +169,13 @@ func (q *Queue[O]) Pop() {
 	}
 }
 
+// Clear drops all packets.
+func (q *Queue[O]) Clear() {
+	for q.count > 0 {
+		q.Pop()
+	}
+}
+
 // Deadline returns when a datagram must be sent for the oldest packet's copy, if
 // none goes before.
 func (q *Queue[O]) Deadline() (at int64, ok bool) {

@@ -24,12 +24,12 @@ type socket struct {
 	addr netip.AddrPort
 }
 
-func (s *socket) open(addr netip.AddrPort) error {
+func (s *socket) open(addr netip.AddrPort, class dscp.Class) error {
 	network := "udp6"
 	if addr.Addr().Is4() {
 		network = "udp4"
 	}
-	config := net.ListenConfig{Control: dscp.Media.Control}
+	config := net.ListenConfig{Control: class.Control}
 	conn, err := config.ListenPacket(context.Background(), network, addr.String())
 	if err != nil {
 		return err

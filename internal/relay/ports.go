@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/dscp"
 )
 
 // Quarantine is how long a pair of ports rests after use. The peer of the last
@@ -34,6 +36,7 @@ type Ports struct {
 	addr  netip.Addr
 	first uint16 // even; pair i is first+2*i and the port after it
 	now   func() time.Time
+	class dscp.Class
 
 	mu    sync.Mutex
 	pairs []pairState
@@ -64,8 +67,12 @@ func newPorts(addr netip.Addr, lo, hi uint16, now func() time.Time) (*Ports, err
 	if n <= 0 {
 		return nil, fmt.Errorf("media ports %d-%d hold no even port with the odd one after it", lo, hi)
 	}
-	return &Ports{addr: addr, first: uint16(first), now: now, pairs: make([]pairState, n)}, nil
+	return &Ports{addr: addr, first: uint16(first), now: now, class: dscp.Media, pairs: make([]pairState, n)}, nil
 }
+
+// Mark says how sockets are marked in place of dscp.Media. It must be called before
+// Open, if at all.
+func (p *Ports) Mark(class dscp.Class) { p.class = class }
 
 // Open binds a free pair. Pairs that another program holds are passed over. The
 // error is ErrNoPorts when there is none left, else what the system said, such
@@ -117,7 +124,7 @@ func (p *Ports) bind(i int) (*Pair, error) {
 	port := p.first + 2*uint16(i)
 	pair := &Pair{ports: p, index: i}
 	for c := range pair.sockets {
-		if err := pair.sockets[c].open(netip.AddrPortFrom(p.addr, port+uint16(c))); err != nil {
+		if err := pair.sockets[c].open(netip.AddrPortFrom(p.addr, port+uint16(c)), p.class); err != nil {
 			for _, opened := range pair.sockets[:c] {
 				_ = opened.close()
 			}

@@ -38,7 +38,7 @@ type socket struct {
 	fromLength uint32
 }
 
-func (s *socket) open(addr netip.AddrPort) error {
+func (s *socket) open(addr netip.AddrPort, class dscp.Class) error {
 	s.fd = -1
 	family, network := unix.AF_INET6, "udp6"
 	if addr.Addr().Is4() {
@@ -52,7 +52,7 @@ func (s *socket) open(addr netip.AddrPort) error {
 		_ = unix.Close(fd)
 		return err
 	}
-	dscp.Media.Mark(uintptr(fd), network)
+	class.Mark(uintptr(fd), network)
 	// A system that refuses these sizes has sizes of its own, which will do.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)

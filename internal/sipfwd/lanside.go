@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
@@ -91,6 +92,9 @@ type LANSideConfig struct {
 	// sources.
 	Networks []netip.Prefix
 	Trunks   []Trunk // with names that differ
+	// Class marks connections to trunks. The sockets that phones send to are the
+	// caller's.
+	Class dscp.Class
 	// Neighbour gives the hardware address of a host of the LAN, "" where it
 	// cannot be told. Nil: it never can.
 	Neighbour func(netip.Addr) string

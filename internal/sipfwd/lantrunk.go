@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
@@ -298,7 +297,7 @@ func (s *LANSide) dial(to netip.AddrPort) (net.Conn, error) {
 		case <-ctx.Done():
 		}
 	}()
-	dialer := net.Dialer{Control: dscp.Signalling.Control}
+	dialer := net.Dialer{Control: s.cfg.Class.Control}
 	return dialer.DialContext(ctx, "tcp", to.String())
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/siptunnel/siptunnel/internal/dscp"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
 
@@ -162,7 +161,7 @@ func (port *phonePort) dial(addr netip.AddrPort) (net.Conn, error) {
 	p := port.ports
 	ctx, cancel := context.WithTimeout(p.ctx, dialWait)
 	defer cancel()
-	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(port.addr.Addr(), 0)), Control: dscp.Signalling.Control}
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(port.addr.Addr(), 0)), Control: p.cfg.Class.Control}
 	conn, err := dialer.DialContext(ctx, "tcp", addr.String())
 	if err != nil || p.cfg.Transport != "TLS" {
 		return conn, err

@@ -47,6 +47,8 @@ type PhonePortsConfig struct {
 	Transport string
 	ClientTLS func(target netip.AddrPort) *tls.Config
 	ServerTLS *tls.Config
+	// Class marks what goes to the PBX.
+	Class dscp.Class
 	// StateFile remembers which phone had which port; "" forgets at exit.
 	StateFile string
 	// IsPBX is the door of every port: sources that it refuses are met with
@@ -327,7 +329,7 @@ type sockets struct {
 // listen opens port for UDP and TCP. A phone that has had the port keeps it, if
 // need be, while another program has it for TCP.
 func (p *PhonePorts) listen(source netip.Addr, port uint16, both bool) (socks sockets, err error) {
-	lc := net.ListenConfig{Control: dscp.Signalling.Control}
+	lc := net.ListenConfig{Control: p.cfg.Class.Control}
 	at := netip.AddrPortFrom(source, port).String()
 	udp, err := lc.ListenPacket(context.Background(), "udp", at)
 	if err != nil {
@@ -340,7 +342,9 @@ func (p *PhonePorts) listen(source netip.Addr, port uint16, both bool) (socks so
 			return socks, err
 		}
 		p.cfg.Logger.Warn("another program has a phone's port for TCP: large messages of the PBX may not arrive", zap.String("port", at), zap.Error(err))
+		return socks, nil
 	}
+	socks.tcp = p.cfg.Class.Listener(socks.tcp)
 	return socks, nil
 }
 

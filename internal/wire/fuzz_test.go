@@ -64,10 +64,17 @@ func FuzzStream(f *testing.F) {
 func FuzzMedia(f *testing.F) {
 	f.Add(AppendMedia(AppendMedia(nil, false, []byte("rtp")), true, []byte("rtcp")))
 	f.Add([]byte{0x80, 0})
+	f.Add(AppendMedia(AppendMediaMark(nil, 1<<40+5), false, []byte("rtp")))
+	f.Add([]byte{0, 0, 1})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		rest := stream
 		var again []byte
 		for {
+			if after, next, ok := NextMediaMark(rest); ok {
+				again = AppendMediaMark(again, after)
+				rest = next
+				continue
+			}
 			rtcp, packet, next, err := NextMedia(rest)
 			if err != nil || packet == nil {
 				break

@@ -180,7 +180,7 @@ func TestProtocolDocument(t *testing.T) {
 			t.Errorf("PROTOCOL.md has no example of the record %s", name)
 		}
 	}
-	for _, name := range []string{"record/datagram-header", "seal/aes-client-0", "seal/aes-client-1", "seal/chacha-server-0", "media-rtp", "media-rtcp", "auth/hello", "auth/params", "auth/share-p", "auth/share-v", "auth/confirm-p", "auth/accept", "auth/refuse-credentials"} {
+	for _, name := range []string{"record/datagram-header", "seal/aes-client-0", "seal/aes-client-1", "seal/chacha-server-0", "media-rtp", "media-rtcp", "media-mark", "auth/hello", "auth/params", "auth/share-p", "auth/share-v", "auth/confirm-p", "auth/accept", "auth/refuse-credentials"} {
 		if !seen[name] {
 			t.Errorf("PROTOCOL.md has no example of %s", name)
 		}

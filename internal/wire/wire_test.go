@@ -112,6 +112,24 @@ func TestMedia(t *testing.T) {
 	if want := readVector(t, "testdata", "frames", "media-rtcp.hex"); !bytes.Equal(rtcp, want) {
 		t.Errorf("% x", rtcp)
 	}
+	mark := AppendMediaMark(nil, 0x0102030405)
+	if want := readVector(t, "testdata", "frames", "media-mark.hex"); !bytes.Equal(mark, want) {
+		t.Errorf("% x", mark)
+	}
+	for n := range mark {
+		if _, rest, ok := NextMediaMark(mark[:n]); ok || len(rest) != n {
+			t.Errorf("a mark cut at %d was taken", n)
+		}
+		if _, packet, _, err := NextMedia(mark[:n]); packet != nil || err != nil {
+			t.Errorf("a mark cut at %d: packet % x, %v", n, packet, err)
+		}
+	}
+	if after, rest, ok := NextMediaMark(append(mark, rtp...)); !ok || after != 0x0102030405 || !bytes.Equal(rest, rtp) {
+		t.Errorf("%t %#x % x", ok, after, rest)
+	}
+	if _, rest, ok := NextMediaMark(rtp); ok || !bytes.Equal(rest, rtp) {
+		t.Error("a packet was taken for a mark")
+	}
 	stream := append(rtp, rtcp...)
 	for n := range stream {
 		rest := stream[:n]
@@ -141,7 +159,7 @@ func TestMedia(t *testing.T) {
 	for _, bad := range []struct {
 		b    string
 		want error
-	}{{"\x00\x00x", ErrValue}, {"\x80\x00x", ErrValue}, {"\x08\x01", ErrTooLong}, {"\xff\xff", ErrTooLong}} {
+	}{{"\x00\x00 a whole mark", ErrValue}, {"\x80\x00x", ErrValue}, {"\x08\x01", ErrTooLong}, {"\xff\xff", ErrTooLong}} {
 		if _, _, _, err := NextMedia([]byte(bad.b)); !errors.Is(err, bad.want) {
 			t.Errorf("% x: %v", bad.b, err)
 		}
@@ -165,6 +183,7 @@ func TestAllocations(t *testing.T) {
 	for name, f := range map[string]func(){
 		"AppendMedia": func() { AppendMedia(buf, true, packet) },
 		"NextMedia":   func() { NextMedia(AppendMedia(buf, true, packet)) },
+		"marks":       func() { NextMediaMark(AppendMediaMark(buf, 1)) },
 		"SIP.Append":  func() { SIP{Phone: 1, Message: message}.Append(buf) },
 		"ParseSIP":    func() { ParseSIP(body) },
 		"Ack.Append":  func() { Ack{Received: 1}.Append(buf) },

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/siptunnel/siptunnel/test/impair"
 )
 
 // Addresses of the two hosts: on the link between them, of the office's LAN, of
@@ -35,7 +38,7 @@ type host struct{ name string }
 // network is the office and the PBX's site, joined by one link.
 type network struct {
 	office, pbx host
-	wire        *wire // the link, if it is one of ours
+	wire        *impair.Wire // the link, if it is one of ours
 }
 
 var networks atomic.Int32
@@ -59,7 +62,7 @@ func (n *network) make(wired bool) error {
 	}
 	if wired {
 		var err error
-		if n.wire, err = newWire(n.office, n.pbx); err != nil {
+		if n.wire, err = impair.New(rand.Uint64(), impair.End{Do: n.office.do, Device: "wan0"}, impair.End{Do: n.pbx.do, Device: "wan0"}); err != nil {
 			return err
 		}
 	} else if err := ip("link add wan0 netns " + o + " type veth peer name wan0 netns " + p); err != nil {
@@ -84,7 +87,7 @@ func ip(lines ...string) error {
 }
 
 func (n *network) close() {
-	n.wire.close()
+	n.wire.Close()
 	for _, h := range []host{n.office, n.pbx} {
 		_ = exec.Command("ip", "netns", "del", h.name).Run()
 	}

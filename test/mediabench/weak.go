@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/siptunnel/siptunnel/test/bench/report"
+	"github.com/siptunnel/siptunnel/test/impair"
 )
 
 // Computed sizes of IP packets of one G.711 or G.729 packet of 20 ms, in bytes.
@@ -65,21 +66,21 @@ func (b *bench) bytes() error {
 
 func (b *bench) perPacketBytes(s system) (all, media float64, err error) {
 	err = b.with(s, func(m *setup) error {
-		m.network.wire.set(conditions{delay: 5 * time.Millisecond})
+		m.network.wire.Set(impair.Conditions{Delay: 5 * time.Millisecond})
 		if _, err := m.streams.talk(talk{last: 2 * time.Second, both: true}); err != nil {
 			return err
 		}
-		m.network.wire.takeCounts()
+		m.network.wire.TakeCounts()
 		r, err := m.streams.talk(talk{last: 6 * time.Second, both: true})
 		if err != nil {
 			return err
 		}
-		counts := m.network.wire.takeCounts()
+		counts := m.network.wire.TakeCounts()
 		for _, c := range counts {
-			all += float64(c.bytes)
+			all += float64(c.Bytes)
 		}
 		all /= float64(r.received)
-		media = float64(counts[unix.IPPROTO_UDP].bytes) / float64(r.received)
+		media = float64(counts[unix.IPPROTO_UDP].Bytes) / float64(r.received)
 		return nil
 	})
 	return all, media, err
@@ -94,7 +95,7 @@ const (
 // weakPath is a point of the table of audio.
 type weakPath struct {
 	name string
-	conditions
+	impair.Conditions
 }
 
 // audio is what the phones get over a bad path: through the tunnel over UDP, over
@@ -102,9 +103,9 @@ type weakPath struct {
 func (b *bench) audio() error {
 	points := []weakPath{}
 	for _, loss := range []float64{0, 1, 3, 5, 10} {
-		points = append(points, weakPath{fmt.Sprintf("%g %% loss", loss), conditions{delay: pathDelay, loss: loss / 100}})
+		points = append(points, weakPath{fmt.Sprintf("%g %% loss", loss), impair.Conditions{Delay: pathDelay, Loss: loss / 100}})
 	}
-	points = append(points, weakPath{"50 ms jitter", conditions{delay: pathDelay, jitter: 50 * time.Millisecond}})
+	points = append(points, weakPath{"50 ms jitter", impair.Conditions{Delay: pathDelay, Jitter: 50 * time.Millisecond}})
 	systems := []system{
 		{name: ours, streams: audioCalls, wired: true},
 		{name: ours, streams: audioCalls, wired: true, flags: []string{"--media-transport", "tcp"}},
@@ -138,7 +139,7 @@ func (b *bench) audio() error {
 func (b *bench) hear(s system, points []weakPath) (heard []hearing, err error) {
 	err = b.with(s, func(m *setup) error {
 		for _, p := range points {
-			m.network.wire.set(p.conditions)
+			m.network.wire.Set(p.Conditions)
 			// So that the tunnel knows what the path is like.
 			if _, err := m.streams.talk(talk{last: 3 * time.Second, both: true}); err != nil {
 				return err

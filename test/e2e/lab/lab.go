@@ -12,6 +12,7 @@ package lab
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -19,6 +20,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/siptunnel/siptunnel/test/impair"
 )
 
 // The addresses of the drawing.
@@ -46,6 +49,9 @@ type Lab struct {
 	phones int // hosts added to the office LAN so far
 	desks  int // hosts added beside the PBX so far
 	ipv6   bool
+
+	// Path is the link between NAT and WAN in a Lab that NewImpaired made, else nil.
+	Path *impair.Wire
 }
 
 // A Host is a network namespace with an address.
@@ -59,8 +65,19 @@ type Host struct {
 	netns string
 }
 
+// NewImpaired is New with a link between NAT and WAN that can be made worse. The seed of what happens there is in the log.
+func NewImpaired(t testing.TB) *Lab {
+	t.Helper()
+	return build(t, true)
+}
+
 // New builds the network. The test ends here when it does not run as root or lacks a program: skipped, or failed where CI=true.
 func New(t testing.TB) *Lab {
+	t.Helper()
+	return build(t, false)
+}
+
+func build(t testing.TB, impaired bool) *Lab {
 	t.Helper()
 	Require(t, "ip", "nft", "nsenter", "tcpdump")
 	if os.Geteuid() != 0 {
@@ -77,6 +94,11 @@ func New(t testing.TB) *Lab {
 	l.WAN = l.host("wan", netip.MustParseAddr("203.0.113.1"), "pbx0")
 	l.PBX = l.host("pbx", PBXAddr, "wan0")
 	l.lan = l.host("lan", netip.Addr{}, "br0")
+	if impaired {
+		l.impair()
+	} else {
+		ip(l.t, "", "link add wan0 netns "+l.NAT.netns+" type veth peer name nat0 netns "+l.WAN.netns)
+	}
 	l.wire()
 	for _, h := range []*Host{l.Office, l.NAT, l.WAN, l.PBX} {
 		h.waitRunning()
@@ -84,13 +106,25 @@ func New(t testing.TB) *Lab {
 	return l
 }
 
-// wire makes the links, addresses and routes of the drawing, but for the phones.
+// impair makes the link between NAT and WAN.
+func (l *Lab) impair() {
+	l.t.Helper()
+	seed := rand.Uint64()
+	path, err := impair.New(seed, impair.End{Do: l.NAT.Do, Device: "wan0"}, impair.End{Do: l.WAN.Do, Device: "nat0"})
+	if err != nil {
+		Unavailable(l.t, err.Error())
+	}
+	l.t.Logf("seed of the path: %d", seed)
+	l.t.Cleanup(path.Close)
+	l.Path = path
+}
+
+// wire makes the other links, addresses and routes of the drawing, but for the phones.
 func (l *Lab) wire() {
 	office, nat, wan, pbx, lan := l.Office, l.NAT, l.WAN, l.PBX, l.lan
 	ip(l.t, "", `
 		link add lan0 netns `+office.netns+` type veth peer name office netns `+lan.netns+`
 		link add lan0 netns `+nat.netns+` type veth peer name nat netns `+lan.netns+`
-		link add wan0 netns `+nat.netns+` type veth peer name nat0 netns `+wan.netns+`
 		link add pbx0 netns `+wan.netns+` type veth peer name wan0 netns `+pbx.netns)
 	ip(l.t, lan.netns, `
 		link add br0 type bridge

@@ -46,6 +46,7 @@ type Packet struct {
 	Time     time.Time
 	Protocol Protocol
 	Src, Dst netip.AddrPort
+	DSCP     uint8
 	Fragment bool // part of an IPv4 datagram; ports are known in the first fragment only
 	Sequence uint32
 	SYN, RST bool
@@ -56,14 +57,15 @@ func (p *Packet) String() string {
 	return fmt.Sprintf("%s %s %v > %v, %d bytes", p.Time.Format("15:04:05.000000"), p.Protocol, p.Src, p.Dst, len(p.Payload))
 }
 
-// ErrFormat is wrapped by the errors about a capture that is not one of Ethernet frames.
-var ErrFormat = errors.New("not a pcap stream of Ethernet frames")
+// ErrFormat is wrapped by the errors about a capture that is not one of Ethernet frames or IP packets.
+var ErrFormat = errors.New("not a pcap stream of Ethernet frames or IP packets")
 
 // A Reader reads packets from a stream in pcap format. It is not safe for concurrent use.
 type Reader struct {
 	from   io.Reader
 	order  binary.ByteOrder
 	nanos  bool
+	raw    bool // no link layer: IP packets
 	header [16]byte
 }
 
@@ -83,8 +85,12 @@ func NewReader(from io.Reader) (*Reader, error) {
 	default:
 		return nil, fmt.Errorf("%w: magic %#x", ErrFormat, magic)
 	}
-	const ethernet = 1
-	if link := r.order.Uint32(header[20:]) & 0xffff; link != ethernet {
+	const ethernet, raw = 1, 101
+	switch link := r.order.Uint32(header[20:]) & 0xffff; link {
+	case ethernet:
+	case raw:
+		r.raw = true
+	default:
 		return nil, fmt.Errorf("%w: link type %d", ErrFormat, link)
 	}
 	return r, nil
@@ -108,7 +114,11 @@ func (r *Reader) Next() (*Packet, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	p := &Packet{Time: time.Unix(int64(r.order.Uint32(r.header[:])), int64(fraction)), Protocol: NotIP}
-	p.decode(frame)
+	if r.raw {
+		p.decodeIP(frame)
+	} else {
+		p.decode(frame)
+	}
 	return p, nil
 }
 
@@ -116,11 +126,21 @@ func (p *Packet) decode(frame []byte) {
 	if len(frame) < 14 {
 		return
 	}
-	switch etherType, body := binary.BigEndian.Uint16(frame[12:]), frame[14:]; {
-	case etherType == 0x0800 && len(body) >= 20:
+	if etherType := binary.BigEndian.Uint16(frame[12:]); etherType == 0x0800 || etherType == 0x86dd {
+		p.decodeIP(frame[14:])
+	}
+}
+
+func (p *Packet) decodeIP(body []byte) {
+	if len(body) == 0 {
+		return
+	}
+	switch version := body[0] >> 4; {
+	case version == 4 && len(body) >= 20:
 		p.decodeIPv4(body)
-	case etherType == 0x86dd && len(body) >= 40:
+	case version == 6 && len(body) >= 40:
 		p.Protocol = Protocol(body[6])
+		p.DSCP = uint8(binary.BigEndian.Uint16(body) >> 6 & 63)
 		src, dst := netip.AddrFrom16([16]byte(body[8:24])), netip.AddrFrom16([16]byte(body[24:40]))
 		length := int(binary.BigEndian.Uint16(body[4:]))
 		p.decodeTransport(src, dst, body[40:min(40+length, len(body))])
@@ -142,6 +162,7 @@ func (p *Packet) IsNeighbourDiscovery() bool {
 
 func (p *Packet) decodeIPv4(body []byte) {
 	p.Protocol = Protocol(body[9])
+	p.DSCP = body[1] >> 2
 	src, dst := netip.AddrFrom4([4]byte(body[12:16])), netip.AddrFrom4([4]byte(body[16:20]))
 	p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
 	header, length := int(body[0]&15)*4, int(binary.BigEndian.Uint16(body[2:]))

@@ -28,6 +28,29 @@ func udp(payload string) []byte {
 	return append(append(b, payload...), 0, 0, 0, 0)
 }
 
+func TestDSCP(t *testing.T) {
+	four := udp("payload")
+	four[15] = 46<<2 | 3
+	six := append(make([]byte, 12), 0x86, 0xdd, 0x60|46>>2, 46<<6&0xff|3<<4|0xf, 0xff, 0xff, 0, 0, 59, 1)
+	six = append(six, make([]byte, 32)...)
+	for name, frame := range map[string][]byte{"IPv4": four, "IPv6": six} {
+		p := &Packet{}
+		if p.decode(frame); p.DSCP != 46 {
+			t.Errorf("%s: DSCP %d", name, p.DSCP)
+		}
+		// The same without a link layer.
+		stream := capture(frame[14:])
+		stream[20] = 101
+		r, err := NewReader(bytes.NewReader(stream))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if raw, err := r.Next(); err != nil || raw.DSCP != 46 || raw.Src != p.Src {
+			t.Errorf("%s alone: %v, %v", name, raw, err)
+		}
+	}
+}
+
 func TestReader(t *testing.T) {
 	stream := capture(udp("payload"))
 	r, err := NewReader(bytes.NewReader(stream))
