@@ -62,17 +62,17 @@ func FuzzStream(f *testing.F) {
 
 // FuzzMedia takes packets out of anything: they are the input again, in order.
 func FuzzMedia(f *testing.F) {
-	f.Add(AppendMedia(AppendMedia(nil, false, []byte("rtp")), true, []byte("rtcp")))
+	f.Add(Media{1 << 31, true, []byte("rtcp")}.Append(Media{1, false, []byte("rtp")}.Append(nil)))
 	f.Add([]byte{0x80, 0})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		rest := stream
 		var again []byte
 		for {
-			rtcp, packet, next, err := NextMedia(rest)
-			if err != nil || packet == nil {
+			m, next, err := NextMedia(rest)
+			if err != nil || m.Packet == nil {
 				break
 			}
-			again = AppendMedia(again, rtcp, packet)
+			again = m.Append(again)
 			rest = next
 		}
 		if !bytes.Equal(append(again, rest...), stream) {

@@ -4,7 +4,7 @@ import "encoding/binary"
 
 const (
 	// MediaHeaderLen is the length of the header of a media frame in bytes.
-	MediaHeaderLen = 2
+	MediaHeaderLen = 6
 	// MaxMedia is the largest media packet in bytes. It is the largest UDP
 	// payload that crosses an Ethernet unfragmented, with room to spare.
 	MaxMedia = 2048
@@ -12,34 +12,41 @@ const (
 	rtcpBit = 0x8000
 )
 
-// AppendMedia appends a media frame to dst. The packet must have 1 to
-// MaxMedia bytes.
-//
-//	RTCP 1 | length 15 | packet
-func AppendMedia(dst []byte, rtcp bool, packet []byte) []byte {
-	head := uint16(len(packet))
-	if rtcp {
-		head |= rtcpBit
-	}
-	return append(binary.BigEndian.AppendUint16(dst, head), packet...)
+// Media is a frame of the media stream.
+type Media struct {
+	Channel uint32
+	RTCP    bool
+	Packet  []byte // 1 to MaxMedia bytes
 }
 
-// NextMedia takes the first media frame of b. The packet aliases b. When b
-// holds no whole frame yet, packet is nil and rest is b.
-func NextMedia(b []byte) (rtcp bool, packet, rest []byte, err error) {
-	if len(b) < MediaHeaderLen {
-		return false, nil, b, nil
+// Append appends the frame to dst.
+//
+//	RTCP 1 | length 15 | channel 32 | packet
+func (m Media) Append(dst []byte) []byte {
+	head := uint16(len(m.Packet))
+	if m.RTCP {
+		head |= rtcpBit
+	}
+	dst = binary.BigEndian.AppendUint16(dst, head)
+	return append(binary.BigEndian.AppendUint32(dst, m.Channel), m.Packet...)
+}
+
+// NextMedia takes the first media frame of b. Its packet aliases b. When b
+// holds no whole frame yet, the packet is nil and rest is b.
+func NextMedia(b []byte) (m Media, rest []byte, err error) {
+	if len(b) < 2 {
+		return Media{}, b, nil
 	}
 	head := binary.BigEndian.Uint16(b)
 	n := int(head &^ rtcpBit)
 	switch {
 	case n == 0:
-		return false, nil, b, &ParseError{"media", "length", ErrValue}
+		return Media{}, b, &ParseError{"media", "length", ErrValue}
 	case n > MaxMedia:
-		return false, nil, b, &ParseError{"media", "length", ErrTooLong}
+		return Media{}, b, &ParseError{"media", "length", ErrTooLong}
 	case len(b) < MediaHeaderLen+n:
-		return false, nil, b, nil
+		return Media{}, b, nil
 	}
 	end := MediaHeaderLen + n
-	return head&rtcpBit != 0, b[MediaHeaderLen:end:end], b[end:], nil
+	return Media{binary.BigEndian.Uint32(b[2:]), head&rtcpBit != 0, b[MediaHeaderLen:end:end]}, b[end:], nil
 }
