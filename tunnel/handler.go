@@ -137,6 +137,7 @@ func (h handler) RelayFailed(channel uint32, err error) {
 func (h handler) Media(channel uint32, rtcp bool, packet []byte) {
 	m := h.c.findMedia(channel)
 	if m == nil {
+		h.c.counters.Counter("media.dropped.unknown_relay").Inc()
 		return
 	}
 	if deliver := m.deliver.Load(); deliver != nil {

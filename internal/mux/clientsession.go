@@ -34,7 +34,7 @@ type ClientSession struct {
 
 	mu     sync.Mutex
 	link   *link
-	relays map[uint32]bool // those asked for; true: opened, with a media stream
+	relays map[uint32]bool // those asked for; true: opened
 }
 
 func newClientSession(c *Client, m wire.Attached) *ClientSession {
@@ -87,11 +87,7 @@ func (s *ClientSession) CloseRelay(channel uint32) error {
 	s.mu.Lock()
 	opened := s.relays[channel]
 	delete(s.relays, channel)
-	link := s.link
 	s.mu.Unlock()
-	if opened && link != nil {
-		link.closeMedia(channel)
-	}
 	if opened && s.path != nil {
 		s.path.closeChannel(channel)
 	}
@@ -130,17 +126,12 @@ func (s *ClientSession) checkSent(err error) error {
 	return err
 }
 
-// attach makes l the session's link, which opens a stream for every relay.
+// attach makes l the session's link.
 func (s *ClientSession) attach(l *link) {
 	l.end = &s.endpoint
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.link = l
-	for channel, opened := range s.relays {
-		if opened {
-			l.openMedia(channel)
-		}
-	}
 }
 
 // detach starts the session's grace.
@@ -216,7 +207,7 @@ func (s *ClientSession) relayFailed(channel uint32) {
 	delete(s.relays, channel)
 }
 
-// relayOpened gives a new relay its media stream, unless it was closed before the
+// relayOpened has the media path know a new relay, unless that was closed before the
 // answer came.
 func (s *ClientSession) relayOpened(channel uint32) {
 	s.mu.Lock()
@@ -226,9 +217,6 @@ func (s *ClientSession) relayOpened(channel uint32) {
 		return
 	}
 	s.relays[channel] = true
-	if s.link != nil {
-		s.link.openMedia(channel)
-	}
 	s.mu.Unlock()
 	if s.path == nil {
 		return

@@ -31,9 +31,8 @@
 //	  supervise     one per session: waits for its end, tells the handler
 //	Client.run      one per client: connects, runs the link, waits, again
 //	link.run        waits for all of these, per connection:
-//	  readControl, signal (reads signalling), writeSignalling, writeMedia, ping,
-//	  accept and one serveStream per new stream (server), one readMedia per
-//	  relay
+//	  readControl, signal (reads signalling), writeSignalling, media (writes it),
+//	  readMedia, ping, accept and one serveStream per new stream (server)
 //	coalescer       the flusher; yamux has three of its own; Close waits for all
 //
 // Server.Close and Client.Close wait for everything that was started.
@@ -43,8 +42,8 @@
 // The handler of a session is called by the link's signalling reader, and by the
 // connection's goroutine before that reader starts and after it has ended; a new
 // connection waits for the old one's end. So calls follow each other without a
-// lock held, and a handler may call back. Media alone comes from one goroutine
-// per relay.
+// lock held, and a handler may call back. Media alone comes from the media
+// stream's reader and the one of the datagrams.
 //
 // A counted frame counts as received once its handler has returned. When a
 // connection ends, its reader is waited for before the count is told to the next

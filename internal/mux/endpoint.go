@@ -46,10 +46,8 @@ type linkUser interface {
 	// signal handles one counted frame; calls come one after the other. An
 	// error ends the session: a counted frame cannot be left out.
 	signal(t wire.Type, body []byte) error
-	// packet handles one media packet, called from several goroutines.
+	// packet handles one media packet; calls may come from two goroutines at once.
 	packet(channel uint32, rtcp bool, packet []byte)
-	// hasRelay reports whether the channel is a relay of the session.
-	hasRelay(channel uint32) bool
 	// control handles a frame of the control stream of l, if it is one of the media
 	// path's.
 	control(l *link, t wire.Type, body []byte) (known bool, err error)

@@ -165,9 +165,13 @@ func TestHostileStreams(t *testing.T) {
 		}},
 		{"oversized media", func(r *rawClient) {
 			r.attach(wire.Attach{Epoch: 1})
-			r.signalling().Write(wire.OpenRelay{Channel: 1}.Append(nil))
-			until(r.t, func() bool { return ts.relays() == 1 })
-			r.open(3, 0, 0, 0, 1, 0x7f, 0xff)
+			r.signalling()
+			r.open(3, 0x7f, 0xff)
+		}},
+		{"the end of the media stream", func(r *rawClient) {
+			r.attach(wire.Attach{Epoch: 1})
+			r.signalling()
+			r.open(3).Close()
 		}},
 		{"useless streams without end", func(r *rawClient) {
 			r.attach(wire.Attach{Epoch: 1})
@@ -225,11 +229,13 @@ func TestTolerated(t *testing.T) {
 	down := ts.session()
 	signalling := r.signalling()
 	signalling.Write(wire.OpenRelay{Channel: 9}.Append(nil))
-	until(t, func() bool { return ts.relays() == 1 })                      // it is the one
-	r.control.Write([]byte{0x7f, 0, 0, 1, 0})                              // a control frame of the future
-	r.open(9)                                                              // a stream of the future
-	r.open(2)                                                              // a second signalling stream
-	r.open(3, 0, 0, 0, 1, 0, 1, 'x')                                       // media of nobody
+	until(t, func() bool { return ts.relays() == 1 }) // it is the one
+	r.control.Write([]byte{0x7f, 0, 0, 1, 0})         // a control frame of the future
+	r.open(9)                                         // a stream of the future
+	r.open(2)                                         // a second signalling stream
+	r.open(3, 0, 1, 0, 0, 0, 1, 'x')                  // media of nobody: the handler knows
+	expect(t, down.media, "1 false x")
+	r.open(3)                                                              // a second media stream
 	signalling.Write(wire.ClosePhone{}.Append(nil))                        // nobody's place
 	signalling.Write(wire.CloseRelay{}.Append(nil))                        // nobody's relay
 	signalling.Write(wire.Ack{}.Append(nil))                               // no news
@@ -244,7 +250,7 @@ func TestTolerated(t *testing.T) {
 		"tunnel.ignored.control_frame":            1,
 		"tunnel.stream_refused.unknown_type":      1,
 		"tunnel.stream_refused.second_signalling": 1,
-		"tunnel.stream_refused.unknown_channel":   1,
+		"tunnel.stream_refused.second_media":      1,
 		"sip.dropped.unknown_phone":               1,
 	} {
 		until(t, func() bool { return ts.counters.Snapshot()[name] == want })
@@ -262,8 +268,7 @@ func TestStalledPeer(t *testing.T) {
 	signalling := r.signalling()
 	signalling.Write(wire.OpenRelay{Channel: 1}.Append(nil))
 	until(t, func() bool { return ts.relays() == 1 })
-	media := r.open(3, 0, 0, 0, 1)
-	until(t, func() bool { return ts.counters.Snapshot()["media.dropped.no_stream"] > 0 || sendOne(down) })
+	media := r.open(3)
 	// Nothing is read from the media stream: its window closes, then nothing
 	// moves. The rest of this client's connection works on.
 	packet := make([]byte, 1200)
@@ -293,11 +298,6 @@ func TestStalledPeer(t *testing.T) {
 	}
 	check()
 	media.Close()
-}
-
-func sendOne(h *testSession) bool {
-	h.s.SendMedia(1, false, []byte("x"))
-	return true
 }
 
 // TestFrameGuard feeds frames byte by byte and counts what passes.

@@ -2,7 +2,6 @@ package mux
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +38,11 @@ const (
 	// refused ones per connection.
 	maxUntypedStreams = 64
 	maxRefusedStreams = 64
+
+	// maxWindow is how much may be under way in a stream, in bytes: the media of
+	// 400 calls with half a second of round trip. A stream that is not read gets no
+	// more than the 256 KiB that it begins with.
+	maxWindow = 2 << 20
 )
 
 // link is one connection while it carries a session: the yamux session and the
@@ -49,14 +53,14 @@ type link struct {
 	conn    *rawConn
 	ys      *yamux.Session
 	control *yamux.Stream
-	// signalling is opened by the client. The server's accept loop hands it
-	// over here.
-	signalling chan *yamux.Stream // capacity 1
-	signalled  atomic.Bool        // it was handed over
-	client     bool
-	end        *endpoint
-	user       linkUser
-	rtt        atomic.Int64 // of the last ping, nanoseconds
+	// The client opens the streams. The server's accept loop hands those of
+	// signalling and media over here.
+	signalling, mediaStream chan *yamux.Stream // capacity 1
+	signalled, mediated     atomic.Bool        // they were handed over
+	client                  bool
+	end                     *endpoint
+	user                    linkUser
+	rtt                     atomic.Int64 // of the last ping, nanoseconds
 	// secret is for the keys of the media path; nil where there is none, and once it
 	// was used. Only readControl uses it.
 	secret []byte
@@ -68,10 +72,7 @@ type link struct {
 	err      error // why, before dead is closed
 	released chan struct{}
 
-	mu      sync.Mutex // of the streams by channel and of what the writer is to do
-	streams map[uint32]*mediaStream
-	opens   []uint32       // channels that want a stream
-	closes  []*mediaStream // streams to be closed
+	mu      sync.Mutex // guards what follows
 	untyped int
 	refused int
 }
@@ -79,10 +80,10 @@ type link struct {
 func newLink(conn *rawConn, ys *yamux.Session, control *yamux.Stream, client bool) *link {
 	return &link{
 		conn: conn, ys: ys, control: control, client: client,
-		signalling: make(chan *yamux.Stream, 1),
-		dead:       make(chan struct{}),
-		released:   make(chan struct{}),
-		streams:    make(map[uint32]*mediaStream),
+		signalling:  make(chan *yamux.Stream, 1),
+		mediaStream: make(chan *yamux.Stream, 1),
+		dead:        make(chan struct{}),
+		released:    make(chan struct{}),
 	}
 }
 
@@ -93,7 +94,7 @@ func startYamux(raw *rawConn, secure net.Conn, client bool) (*yamux.Session, err
 		EnableKeepAlive:        false, // ends a connection for one late answer; the link has its own
 		KeepAliveInterval:      pingEvery,
 		ConnectionWriteTimeout: flushTimeout,
-		MaxStreamWindowSize:    256 << 10,
+		MaxStreamWindowSize:    maxWindow,
 		StreamOpenTimeout:      2 * flushTimeout,
 		StreamCloseTimeout:     10 * time.Second,
 		Logger:                 silent{},
@@ -143,7 +144,7 @@ func (l *link) run(end *endpoint, user linkUser) error {
 	}
 	l.task(l.readControl)
 	l.task(l.ping)
-	l.task(l.writeMedia)
+	l.task(l.media)
 	l.task(l.signal)
 	if !l.client {
 		l.task(l.accept)
@@ -239,10 +240,7 @@ func (l *link) signal() error {
 	var stream *yamux.Stream
 	if l.client {
 		var err error
-		if stream, err = l.ys.OpenStream(); err != nil {
-			return err
-		}
-		if _, err := stream.Write([]byte{byte(wire.StreamSignalling)}); err != nil {
+		if stream, err = l.openStream(wire.StreamSignalling); err != nil {
 			return err
 		}
 	} else {
@@ -259,6 +257,16 @@ func (l *link) signal() error {
 	acks := &acks{sent: l.end.received.Load(), due: make(chan struct{}, 1)}
 	l.task(func() error { return l.writeSignalling(stream, acks) })
 	return l.readSignalling(stream, acks)
+}
+
+// openStream opens a stream of the client.
+func (l *link) openStream(kind wire.StreamType) (*yamux.Stream, error) {
+	stream, err := l.ys.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	_, err = stream.Write([]byte{byte(kind)})
+	return stream, err
 }
 
 // acks is what the reader of the signalling stream tells its writer.
@@ -392,7 +400,7 @@ func (l *link) refuse(stream *yamux.Stream, reason string) error {
 
 // serveStream finds out what a client's stream is for.
 func (l *link) serveStream(stream *yamux.Stream) error {
-	kind, channel, err := readStreamHead(stream)
+	kind, err := readStreamType(stream)
 	l.mu.Lock()
 	l.untyped--
 	l.mu.Unlock()
@@ -405,35 +413,21 @@ func (l *link) serveStream(stream *yamux.Stream) error {
 		}
 		l.signalling <- stream
 		return nil
-	case kind != wire.StreamMedia:
-		return l.refuse(stream, "unknown_type")
-	case !l.user.hasRelay(channel):
-		return l.refuse(stream, "unknown_channel")
+	case kind == wire.StreamMedia:
+		if l.mediated.Swap(true) {
+			return l.refuse(stream, "second_media")
+		}
+		l.mediaStream <- stream
+		return nil
 	}
-	ms, ok := l.addMedia(channel, stream)
-	if !ok {
-		return l.refuse(stream, "second_media")
-	}
-	return l.readMedia(ms)
+	return l.refuse(stream, "unknown_type")
 }
 
-// readStreamHead reads what says what the stream is for, within setupTimeout.
-func readStreamHead(stream net.Conn) (kind wire.StreamType, channel uint32, err error) {
+// readStreamType reads what says what the stream is for, within setupTimeout.
+func readStreamType(stream net.Conn) (wire.StreamType, error) {
 	stream.SetReadDeadline(time.Now().Add(setupTimeout))
 	defer stream.SetReadDeadline(time.Time{})
-	var head [5]byte
-	if _, err := io.ReadFull(stream, head[:1]); err != nil {
-		return 0, 0, err
-	}
-	kind = wire.StreamType(head[0])
-	if kind == wire.StreamMedia {
-		_, err = io.ReadFull(stream, head[1:])
-	}
-	return kind, binary.BigEndian.Uint32(head[1:]), err
-}
-
-// isStreamEnd reports whether a stream ended by itself, its connection being
-// as well as before.
-func isStreamEnd(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrStreamClosed) || errors.Is(err, yamux.ErrConnectionReset)
+	var kind [1]byte
+	_, err := io.ReadFull(stream, kind[:])
+	return wire.StreamType(kind[0]), err
 }

@@ -289,13 +289,6 @@ func clamp16(n int) uint16 { return uint16(min(n, math.MaxUint16)) }
 // bye is called when the client has ended the session.
 func (s *Session) bye(e *ByeError) { s.close(e.Code, e) }
 
-func (s *Session) hasRelay(channel uint32) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.relays[channel]
-	return ok
-}
-
 func (s *Session) packet(channel uint32, rtcp bool, packet []byte) {
 	s.handler.Media(channel, rtcp, packet)
 }
@@ -467,12 +460,8 @@ func (s *Session) closeRelay(body []byte) error {
 	s.mu.Lock()
 	_, ok := s.relays[m.Channel]
 	delete(s.relays, m.Channel)
-	link := s.link
 	s.mu.Unlock()
 	if ok {
-		if link != nil {
-			link.closeMedia(m.Channel)
-		}
 		if s.path != nil {
 			s.path.closeChannel(m.Channel)
 		}

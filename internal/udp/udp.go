@@ -29,6 +29,15 @@ type Route struct {
 	Local  netip.Addr
 }
 
+// network is that of a socket as Class.Mark takes it: what a socket of both families
+// sends over IPv4 is marked too.
+func network(local netip.AddrPort) string {
+	if local.Addr().Is4() {
+		return "udp4"
+	}
+	return "udp6"
+}
+
 // Burst is datagrams that go to one peer together, kept in one buffer. The zero
 // value is empty and ready for use; it is not safe for concurrent use.
 type Burst struct {

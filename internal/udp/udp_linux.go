@@ -123,6 +123,17 @@ func (c *Conn) setOptions() {
 // LocalAddr returns the address that the socket is bound to.
 func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
 
+// Mark marks what is sent from now on. Without it datagrams are marked as media.
+func (c *Conn) Mark(class dscp.Class) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
+	class.Mark(uintptr(c.fd), network(c.local))
+	return nil
+}
+
 // Close ends Receive and Send, and waits until they do not use the socket any more.
 func (c *Conn) Close() error {
 	if c.closed.Swap(true) {

@@ -32,6 +32,15 @@ func Listen(network, addr string) (*Conn, error) {
 // LocalAddr returns the address that the socket is bound to.
 func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
 
+// Mark marks what is sent from now on. Without it datagrams are marked as media.
+func (c *Conn) Mark(class dscp.Class) error {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return class.Control(network(c.local), "", raw)
+}
+
 // Close ends Receive and Send.
 func (c *Conn) Close() error { return c.conn.Close() }
 

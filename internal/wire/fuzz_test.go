@@ -62,9 +62,9 @@ func FuzzStream(f *testing.F) {
 
 // FuzzMedia takes packets out of anything: they are the input again, in order.
 func FuzzMedia(f *testing.F) {
-	f.Add(AppendMedia(AppendMedia(nil, false, []byte("rtp")), true, []byte("rtcp")))
+	f.Add(Media{1 << 31, true, []byte("rtcp")}.Append(Media{1, false, []byte("rtp")}.Append(nil)))
 	f.Add([]byte{0x80, 0})
-	f.Add(AppendMedia(AppendMediaMark(nil, 1<<40+5), false, []byte("rtp")))
+	f.Add(Media{1, false, []byte("rtp")}.Append(AppendMediaMark(nil, 1<<40+5)))
 	f.Add([]byte{0, 0, 1})
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		rest := stream
@@ -75,11 +75,11 @@ func FuzzMedia(f *testing.F) {
 				rest = next
 				continue
 			}
-			rtcp, packet, next, err := NextMedia(rest)
-			if err != nil || packet == nil {
+			m, next, err := NextMedia(rest)
+			if err != nil || m.Packet == nil {
 				break
 			}
-			again = AppendMedia(again, rtcp, packet)
+			again = m.Append(again)
 			rest = next
 		}
 		if !bytes.Equal(append(again, rest...), stream) {

@@ -4,27 +4,34 @@ import "encoding/binary"
 
 const (
 	// MediaHeaderLen is the length of the header of a media frame in bytes.
-	MediaHeaderLen = 2
+	MediaHeaderLen = 6
 	// MaxMedia is the largest media packet in bytes. It is the largest UDP
 	// payload that crosses an Ethernet unfragmented, with room to spare.
 	MaxMedia = 2048
 
 	// MediaMarkLen is the length of a mark in bytes.
-	MediaMarkLen = MediaHeaderLen + 8
+	MediaMarkLen = 2 + 8
 
 	rtcpBit = 0x8000
 )
 
-// AppendMedia appends a media frame to dst. The packet must have 1 to
-// MaxMedia bytes.
+// Media is a frame of the media stream.
+type Media struct {
+	Channel uint32
+	RTCP    bool
+	Packet  []byte // 1 to MaxMedia bytes
+}
+
+// Append appends the frame to dst.
 //
-//	RTCP 1 | length 15 | packet
-func AppendMedia(dst []byte, rtcp bool, packet []byte) []byte {
-	head := uint16(len(packet))
-	if rtcp {
+//	RTCP 1 | length 15 | channel 32 | packet
+func (m Media) Append(dst []byte) []byte {
+	head := uint16(len(m.Packet))
+	if m.RTCP {
 		head |= rtcpBit
 	}
-	return append(binary.BigEndian.AppendUint16(dst, head), packet...)
+	dst = binary.BigEndian.AppendUint16(dst, head)
+	return append(binary.BigEndian.AppendUint32(dst, m.Channel), m.Packet...)
 }
 
 // AppendMediaMark appends a mark to dst: the packets behind it were sent after the
@@ -42,28 +49,28 @@ func NextMediaMark(b []byte) (after uint64, rest []byte, ok bool) {
 	if len(b) < MediaMarkLen || binary.BigEndian.Uint16(b) != 0 {
 		return 0, b, false
 	}
-	return binary.BigEndian.Uint64(b[MediaHeaderLen:]), b[MediaMarkLen:], true
+	return binary.BigEndian.Uint64(b[2:]), b[MediaMarkLen:], true
 }
 
 // NextMedia takes the first media frame of b, which must not begin with a whole
-// mark. The packet aliases b. When b holds no whole frame yet, packet is nil and
-// rest is b.
-func NextMedia(b []byte) (rtcp bool, packet, rest []byte, err error) {
-	if len(b) < MediaHeaderLen {
-		return false, nil, b, nil
+// mark. Its packet aliases b. When b
+// holds no whole frame yet, the packet is nil and rest is b.
+func NextMedia(b []byte) (m Media, rest []byte, err error) {
+	if len(b) < 2 {
+		return Media{}, b, nil
 	}
 	head := binary.BigEndian.Uint16(b)
 	n := int(head &^ rtcpBit)
 	switch {
 	case head == 0 && len(b) < MediaMarkLen:
-		return false, nil, b, nil
+		return Media{}, b, nil
 	case n == 0:
-		return false, nil, b, &ParseError{"media", "length", ErrValue}
+		return Media{}, b, &ParseError{"media", "length", ErrValue}
 	case n > MaxMedia:
-		return false, nil, b, &ParseError{"media", "length", ErrTooLong}
+		return Media{}, b, &ParseError{"media", "length", ErrTooLong}
 	case len(b) < MediaHeaderLen+n:
-		return false, nil, b, nil
+		return Media{}, b, nil
 	}
 	end := MediaHeaderLen + n
-	return head&rtcpBit != 0, b[MediaHeaderLen:end:end], b[end:], nil
+	return Media{binary.BigEndian.Uint32(b[2:]), head&rtcpBit != 0, b[MediaHeaderLen:end:end]}, b[end:], nil
 }

@@ -58,7 +58,7 @@ type StreamType uint8
 const (
 	StreamControl    StreamType = 1 // Attach, Attached, Refused, Bye
 	StreamSignalling StreamType = 2 // counted frames and their acknowledgements
-	StreamMedia      StreamType = 3 // then the channel (32 bits), then media frames
+	StreamMedia      StreamType = 3 // media frames
 )
 
 // Type is the type of a frame on the control or the signalling stream.

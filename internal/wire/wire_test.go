@@ -104,8 +104,8 @@ func TestLimits(t *testing.T) {
 }
 
 func TestMedia(t *testing.T) {
-	rtp := AppendMedia(nil, false, []byte("rtp packet"))
-	rtcp := AppendMedia(nil, true, []byte("rtcp"))
+	rtp := Media{7, false, []byte("rtp packet")}.Append(nil)
+	rtcp := Media{0xfffffffe, true, []byte("rtcp")}.Append(nil)
 	if want := readVector(t, "testdata", "frames", "media-rtp.hex"); !bytes.Equal(rtp, want) {
 		t.Errorf("% x", rtp)
 	}
@@ -120,8 +120,8 @@ func TestMedia(t *testing.T) {
 		if _, rest, ok := NextMediaMark(mark[:n]); ok || len(rest) != n {
 			t.Errorf("a mark cut at %d was taken", n)
 		}
-		if _, packet, _, err := NextMedia(mark[:n]); packet != nil || err != nil {
-			t.Errorf("a mark cut at %d: packet % x, %v", n, packet, err)
+		if m, _, err := NextMedia(mark[:n]); m.Packet != nil || err != nil {
+			t.Errorf("a mark cut at %d: packet % x, %v", n, m.Packet, err)
 		}
 	}
 	if after, rest, ok := NextMediaMark(append(mark, rtp...)); !ok || after != 0x0102030405 || !bytes.Equal(rest, rtp) {
@@ -135,11 +135,11 @@ func TestMedia(t *testing.T) {
 		rest := stream[:n]
 		count := 0
 		for {
-			_, packet, next, err := NextMedia(rest)
+			m, next, err := NextMedia(rest)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if packet == nil {
+			if m.Packet == nil {
 				break
 			}
 			count, rest = count+1, next
@@ -148,19 +148,19 @@ func TestMedia(t *testing.T) {
 			t.Errorf("cut at %d: %d packets, want %d", n, count, want)
 		}
 	}
-	isRTCP, packet, rest, err := NextMedia(stream)
-	if isRTCP || string(packet) != "rtp packet" || err != nil {
-		t.Errorf("%t %q %v", isRTCP, packet, err)
+	m, rest, err := NextMedia(stream)
+	if m.Channel != 7 || m.RTCP || string(m.Packet) != "rtp packet" || err != nil {
+		t.Errorf("%+v %v", m, err)
 	}
-	isRTCP, packet, rest, err = NextMedia(rest)
-	if !isRTCP || string(packet) != "rtcp" || len(rest) != 0 || err != nil {
-		t.Errorf("%t %q %v", isRTCP, packet, err)
+	m, rest, err = NextMedia(rest)
+	if m.Channel != 0xfffffffe || !m.RTCP || string(m.Packet) != "rtcp" || len(rest) != 0 || err != nil {
+		t.Errorf("%+v %d left, %v", m, len(rest), err)
 	}
 	for _, bad := range []struct {
 		b    string
 		want error
 	}{{"\x00\x00 a whole mark", ErrValue}, {"\x80\x00x", ErrValue}, {"\x08\x01", ErrTooLong}, {"\xff\xff", ErrTooLong}} {
-		if _, _, _, err := NextMedia([]byte(bad.b)); !errors.Is(err, bad.want) {
+		if _, _, err := NextMedia([]byte(bad.b)); !errors.Is(err, bad.want) {
 			t.Errorf("% x: %v", bad.b, err)
 		}
 	}
@@ -181,12 +181,12 @@ func TestAllocations(t *testing.T) {
 	buf := make([]byte, 0, 4096)
 	body := SIP{Phone: 1, Message: message}.Append(nil)[HeaderLen:]
 	for name, f := range map[string]func(){
-		"AppendMedia": func() { AppendMedia(buf, true, packet) },
-		"NextMedia":   func() { NextMedia(AppendMedia(buf, true, packet)) },
-		"marks":       func() { NextMediaMark(AppendMediaMark(buf, 1)) },
-		"SIP.Append":  func() { SIP{Phone: 1, Message: message}.Append(buf) },
-		"ParseSIP":    func() { ParseSIP(body) },
-		"Ack.Append":  func() { Ack{Received: 1}.Append(buf) },
+		"Media.Append": func() { Media{1, true, packet}.Append(buf) },
+		"NextMedia":    func() { NextMedia(Media{1, true, packet}.Append(buf)) },
+		"marks":        func() { NextMediaMark(AppendMediaMark(buf, 1)) },
+		"SIP.Append":   func() { SIP{Phone: 1, Message: message}.Append(buf) },
+		"ParseSIP":     func() { ParseSIP(body) },
+		"Ack.Append":   func() { Ack{Received: 1}.Append(buf) },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)

@@ -136,11 +136,14 @@ func TestHostileSession(t *testing.T) {
 			return writeStream(s, wire.Ack{Received: 1 << 40}.Append([]byte{byte(wire.StreamSignalling)}))
 		},
 		"media of no relay": func(s *yamux.Session, _ net.Conn) error {
-			return writeStream(s, append([]byte{byte(wire.StreamMedia), 0, 0, 0, 9}, garbage...))
+			return writeStream(s, wire.Media{Channel: 9, Packet: garbage[:100]}.Append([]byte{byte(wire.StreamMedia)}))
+		},
+		"garbage to media": func(s *yamux.Session, _ net.Conn) error {
+			return writeStream(s, append([]byte{byte(wire.StreamMedia)}, garbage...))
 		},
 		"unknown streams": func(s *yamux.Session, _ net.Conn) error { return writeStream(s, append([]byte{99}, garbage...)) },
 		"streams without end": func(s *yamux.Session, _ net.Conn) error {
-			return streamsWithoutEnd(s, []byte{byte(wire.StreamMedia), 0, 0, 0, 9})
+			return streamsWithoutEnd(s, []byte{byte(wire.StreamMedia)})
 		},
 		"relays without end": func(s *yamux.Session, _ net.Conn) error {
 			return askAll(s, func(i uint32) []byte { return wire.OpenRelay{Channel: i}.Append(nil) })
