@@ -36,7 +36,7 @@ func (t Target) rtcp() netip.AddrPort {
 // the port and address of a=rtcp, which is added only where RTCP is neither
 // above the port of RTP nor shares it. ICE candidates and credentials, a=altc
 // and a=path name other ways to the sender and are removed from the media that
-// have a target and from the session. An address of 0.0.0.0 or :: means hold and
+// are rewritten or refused, and from the session of the former. An address of 0.0.0.0 or :: means hold and
 // stays. The address in o= is nobody's to send to, but some receivers (baresip) take
 // its IP family for that of the media: where a target is translated to the other one,
 // o= names it. All other lines stay as they are, and so does a line that
@@ -155,7 +155,7 @@ func (w *writer) rewriting() bool {
 	if w.media < 0 {
 		return w.pointed
 	}
-	return w.d.targets[w.media].RTP.IsValid()
+	return w.d.targets[w.media].RTP.IsValid() || w.d.targets[w.media].Refused
 }
 
 func (w *writer) copy(l line) { w.dst = append(w.dst, w.d.buf[l.start:l.next]...) }

@@ -455,6 +455,8 @@ func FuzzProxy(f *testing.F) {
 		for _, msg := range []string{
 			c.request("REGISTER", "sip:d", "Contact: <sip:a@127.0.1.101:5060>;expires=60"),
 			c.request("INVITE", "sip:c@d", "Contact: <sip:a@127.0.0.1>", "Supported: path, outbound", sdpAt(testRTP)),
+			c.request("INVITE", "sip:c@d", "Supported: path,x,path,y,gruu", strings.Replace(sdpAt(testRTP, "rtcp:9 IN IP4 0.0.0.0"), " RTP/", "/2 RTP/", 1)),
+			c.request("REGISTER", "sip:d", "Contact: <sip:a@b@c>, sip:a@127.0.1.101?x=y, *", "Expires: 0"),
 			c.again("ACK", "sip:c@d", sdpAt(testRTP)),
 			c.again("CANCEL", "sip:c@d"),
 			c.request("BYE", "sip:c@d", "Route: <sip:127.0.1.1;lr>, <sip:x>"),

@@ -152,7 +152,7 @@ func findSDP(contentType, body string) (from, to int, ok bool) {
 }
 
 var (
-	otherPath  = regexp.MustCompile(`(?i)^a=(candidate|remote-candidates|end-of-candidates|ice-[a-z0-9]+|altc)(:|$)`)
+	otherPath  = regexp.MustCompile(`(?i)^a=(candidate|remote-candidates|end-of-candidates|ice-[a-z0-9]+|altc|path)(:|$)`)
 	connection = regexp.MustCompile(`^c=IN IP[46] +([^\s/]+)[^\r\n]*`)
 	rtcpLine   = regexp.MustCompile(`(?i)^a=rtcp:(\d+)( IN IP[46] (\S+))?`)
 )
@@ -174,6 +174,9 @@ func pointTo(sdp, host string, named []int) string {
 		if media < 0 && !active || media >= 0 && named[media] <= 0 { // refused: left alone
 			if at := mediaPort.FindStringSubmatchIndex(l); at != nil && media >= 0 && named[media] == refused {
 				l = l[:at[2]] + "0" + l[at[3]:]
+			}
+			if media >= 0 && named[media] == refused && otherPath.MatchString(strings.TrimRight(l, space)) {
+				continue
 			}
 			b.WriteString(l)
 			continue
