@@ -60,7 +60,7 @@ func (t *pathTable) forget(id uint32) {
 }
 
 // receiveDatagrams hands datagrams to their paths until the socket is closed.
-func receiveDatagrams(conn *udp.Conn, table *pathTable, set *counter.Set) {
+func receiveDatagrams(conn datagramSocket, table *pathTable, set *counter.Set) {
 	stray := set.Counter("path.dropped.stray")
 	failed := set.Counter("path.failed.read")
 	var touched []*mediaPath

@@ -68,7 +68,7 @@ func (p *Pacing) wait(w *pathWatch) time.Duration {
 // Packets that push takes go as datagrams, those that it does not take go over the
 // connection.
 type mediaPath struct {
-	socket *udp.Conn
+	socket datagramSocket
 	client bool
 	config pathConfig
 	count  pathCounters
@@ -126,6 +126,15 @@ type mediaPath struct {
 	}
 }
 
+// datagramSocket is a udp.Conn.
+type datagramSocket interface {
+	// Send sends the datagrams of b and reports how many it had to drop.
+	Send(b *udp.Burst, to udp.Route) (dropped int, err error)
+	// Receive hands over what has come. It wraps net.ErrClosed after Close.
+	Receive(f func(datagram []byte, from udp.Route)) error
+	Close() error
+}
+
 // pathConfig is what a path works with. Only received is required.
 type pathConfig struct {
 	pacing   Pacing
@@ -175,7 +184,7 @@ type pathCounters struct {
 }
 
 // newMediaPath makes a path without keys.
-func newMediaPath(socket *udp.Conn, client bool, config pathConfig) *mediaPath {
+func newMediaPath(socket datagramSocket, client bool, config pathConfig) *mediaPath {
 	set := config.counters
 	return &mediaPath{
 		socket: socket, client: client, config: config, began: time.Now(),

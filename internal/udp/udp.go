@@ -11,6 +11,7 @@ package udp
 
 import (
 	"errors"
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -65,6 +66,19 @@ func (b *Burst) Len() int { return len(b.ends) }
 
 // Bytes returns the length of all datagrams together.
 func (b *Burst) Bytes() int { return len(b.buf) }
+
+// All goes through the datagrams, which are valid until Reset.
+func (b *Burst) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		begin := 0
+		for _, end := range b.ends {
+			if !yield(b.buf[begin:end:end]) {
+				return
+			}
+			begin = end
+		}
+	}
+}
 
 // Reset empties b and keeps its memory.
 func (b *Burst) Reset() { b.buf, b.ends = b.buf[:0], b.ends[:0] }

@@ -58,6 +58,9 @@
 // Tests of PBXs that stand in for each other have two more Kamailios, each on a host of its own beside the PBX's (Lab.Desk), and
 // a dnsmasq on the PBX's host that only tunneld asks.
 //
+// Tests of bad paths have a link between "nat" and "wan" that delays, reorders, loses and holds back packets as the test wants it
+// (lab.NewImpaired, package impair), and calls whose media the test itself sends and takes (voices).
+//
 // A test proves what it says by what was heard (recordings of the phones, tones measured) and by what was on the wire (tcpdump
 // on the links), not by logs of the programs under test. TestPeersDirect* run the peers without the tunnel: when one of those
 // fails the rig is at fault, and nothing else here means anything.

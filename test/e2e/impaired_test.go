@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -91,5 +92,33 @@ func TestMediaHeldBack(t *testing.T) {
 		t.Error("no packet was overtaken: nothing was shown")
 	} else {
 		t.Logf("%d packets came too late to be in order", n)
+	}
+}
+
+// TestMediaOnTCP: without UDP, on a path that loses packets, media is what TCP makes of it, with either congestion control: what
+// is lost comes a round trip later or more, what has waited for longer than 100 ms is left out, and nothing is left behind.
+func TestMediaOnTCP(t *testing.T) {
+	t.Parallel()
+	for _, control := range []string{"cubic", "bbr"} {
+		t.Run(control, func(t *testing.T) {
+			t.Parallel()
+			l := lab.NewImpaired(t)
+			l.CongestionControl(control)
+			path := impair.Conditions{Delay: 25 * time.Millisecond, NoUDP: true}
+			l.Path.Set(path)
+			v := newVoices(t, l, 5)
+			for _, h := range []*lab.Host{l.Office, l.PBX} {
+				if out, err := h.Run("ss", "-tin", "state", "established", "( sport = 5090 or dport = 5090 )"); err != nil || !strings.Contains(out, control) {
+					t.Errorf("%s: %v: %s", h.Name, err, out)
+				}
+			}
+			v.expect("no loss", 0, 0, func() *heardVoices { return v.talk(500*time.Millisecond, time.Second, nil) })
+			path.Loss = 0.01
+			l.Path.Set(path)
+			v.expect("1 % loss", 0.005, 200*time.Millisecond, func() *heardVoices { return v.talk(500*time.Millisecond, 5*time.Second, nil) })
+			if daemon, proxy := v.tun.statuses(); daemon.Sessions[0].Path.Datagrams || proxy.Tunnel.Path.Datagrams {
+				t.Error("media goes as datagrams where there is no UDP")
+			}
+		})
 	}
 }

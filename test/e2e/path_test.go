@@ -141,12 +141,19 @@ func TestMediaPath(t *testing.T) {
 	tun := newTunnel(t, nil)
 	tun.datagrams(true)
 	c := newPathCall(t, tun)
-	// A loaded machine stands still for a while: the bound is generous, what is measured is in the log.
-	const still = time.Second
+	pauses := lab.WatchPauses(t)
+	// Silence is between two packets, which are 20 ms apart, and is heard at the end of four programs: where the machine paused
+	// each may have been late by that, and a path that was lost been left so much later.
 	check := func(what string, since time.Time, missing int, longest time.Duration) {
 		t.Helper()
-		t.Log(what)
-		for _, a := range c.accounts(since) {
+		accounts := c.accounts(since)
+		pause := 4 * pauses.Longest(since)
+		t.Logf("%s; the machine paused for %v", what, pause/4)
+		longest += pause
+		if missing > 0 {
+			missing += int(pause / frame)
+		}
+		for _, a := range accounts {
 			if a.missing > missing || a.repeated > 0 || a.disordered > 0 || a.longest > longest {
 				t.Errorf("%s: %v; want at most %d missing, %v of silence, none repeated, none out of order", what, a, missing, longest)
 			}
@@ -155,7 +162,7 @@ func TestMediaPath(t *testing.T) {
 
 	began := time.Now()
 	time.Sleep(2 * time.Second)
-	check("undisturbed", began, 0, still)
+	check("undisturbed", began, 0, 80*time.Millisecond)
 	if udp, tcp := tun.wanPackets(pcap.UDP, 150, began), tun.wanPackets(pcap.TCP, 150, began); udp < 100 || tcp > udp/10 {
 		t.Errorf("%d packets on UDP and %d on TCP while media should go on UDP", udp, tcp)
 	}
@@ -163,7 +170,7 @@ func TestMediaPath(t *testing.T) {
 	began = time.Now()
 	kill(t, tun.PBX, "sport = 5090")
 	time.Sleep(2 * time.Second)
-	check("the TCP connection is cut", began, 0, still)
+	check("the TCP connection is cut", began, 0, 80*time.Millisecond)
 	tun.waitUp()
 	time.Sleep(time.Second)
 
@@ -171,7 +178,7 @@ func TestMediaPath(t *testing.T) {
 	tun.NAT.NFT(blockUDP)
 	tun.datagrams(false)
 	time.Sleep(2 * time.Second)
-	check("UDP is blocked", began, 40, still)
+	check("UDP is blocked", began, 12, 240*time.Millisecond)
 	if tcp := tun.wanPackets(pcap.TCP, 150, time.Now().Add(-time.Second)); tcp < 20 {
 		t.Errorf("%d packets on TCP in the last second while UDP is blocked", tcp)
 	}
@@ -180,7 +187,7 @@ func TestMediaPath(t *testing.T) {
 	tun.NAT.NFT("delete table ip block")
 	tun.datagrams(true)
 	time.Sleep(2 * time.Second)
-	check("UDP works again", began, 0, still)
+	check("UDP works again", began, 0, 140*time.Millisecond)
 
 	began = time.Now()
 	tun.NAT.NFT(`
@@ -201,22 +208,9 @@ func TestMediaPath(t *testing.T) {
 		t.Fatalf("conntrack -F: %v: %s", err, out)
 	}
 	time.Sleep(3 * time.Second)
-	check("the router has another mapping", began, 40, still)
+	check("the router has another mapping", began, 8, 140*time.Millisecond)
 	tun.waitUp()
 	tun.datagrams(true)
-
-	tun.NAT.NFT(`table ip loss {
-		chain forward {
-			type filter hook forward priority filter
-			udp dport 5090 numgen random mod 100 < 5 drop
-			udp sport 5090 numgen random mod 100 < 5 drop
-		}
-	}`)
-	time.Sleep(5 * time.Second) // until it is known
-	began = time.Now()
-	time.Sleep(10 * time.Second)
-	check("5 % loss", began, 8, still)
-	tun.NAT.NFT("delete table ip loss")
 
 	c.talk(time.Second)
 	c.caller.Hangup()

@@ -219,6 +219,14 @@ func (l *Lab) host(name string, addr netip.Addr, link string) *Host {
 	return h
 }
 
+// CongestionControl has TCP connections between the office and the PBX's host that begin from now on use that congestion control
+// at both ends. It is a matter of the route: the default of a namespace may only be one that the machine allows to everybody.
+func (l *Lab) CongestionControl(name string) {
+	l.t.Helper()
+	ip(l.t, l.Office.netns, "route replace default via 192.168.77.1 congctl "+name)
+	ip(l.t, l.PBX.netns, "route replace default via 203.0.113.1 congctl "+name)
+}
+
 // AddAddr gives the host one more address, on its Link.
 func (h *Host) AddAddr(addr netip.Prefix) netip.Addr {
 	h.lab.t.Helper()
