@@ -90,10 +90,11 @@ func (c *Client) addMedia() (_ *Media, changed <-chan struct{}, err error) {
 		client: c, session: c.session, channel: c.lastChannel,
 		dropped: c.counters.Counter("media.dropped.reader_slow"), ready: make(chan struct{}),
 	}
+	from := &net.UDPAddr{IP: c.pbx.IP}
 	for _, conn := range []*mediaConn{&m.rtp, &m.rtcp} {
 		conn.media, conn.kind = m, conn == &m.rtcp
 		conn.in.init(mediaBacklog)
-		conn.from = &net.UDPAddr{IP: c.pbx.IP}
+		conn.from = from
 	}
 	if err := c.session.OpenRelay(m.channel); err != nil {
 		return nil, c.changed, err

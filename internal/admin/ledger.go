@@ -20,8 +20,8 @@ type Ledger struct {
 }
 
 // Open enters a relay, whose present figures read gives at any time, also from other goroutines. The function that it
-// returns closes the entry with the figures of that moment and gives them; further calls give the same.
-func (l *Ledger) Open(read func() Relay) (end func() Relay) {
+// returns closes the entry with the figures of that moment; further calls do nothing.
+func (l *Ledger) Open(read func() Relay) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.active == nil {
@@ -30,21 +30,31 @@ func (l *Ledger) Open(read func() Relay) (end func() Relay) {
 	id := l.next
 	l.next++
 	l.active[id] = read
-	return sync.OnceValue(func() Relay {
-		last := read()
-		last.Ended = time.Now()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.active, id)
-		l.totals.Add(last)
-		if last.PacketsIn+last.PacketsOut+last.Dropped > 0 { // Relays that are allocated ahead and never used say nothing.
-			if len(l.ended) == endedKept {
-				l.ended = slices.Delete(l.ended, 0, 1)
-			}
-			l.ended = append(l.ended, last)
+	return func() { l.end(id) }
+}
+
+func (l *Ledger) end(id uint64) {
+	l.mu.Lock()
+	read := l.active[id]
+	l.mu.Unlock()
+	if read == nil {
+		return
+	}
+	last := read()
+	last.Ended = time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.active[id] == nil {
+		return // somebody else was faster
+	}
+	delete(l.active, id)
+	l.totals.Add(last)
+	if last.PacketsIn+last.PacketsOut+last.Dropped > 0 { // Relays that are allocated ahead and never used say nothing.
+		if len(l.ended) == endedKept {
+			l.ended = slices.Delete(l.ended, 0, 1)
 		}
-		return last
-	})
+		l.ended = append(l.ended, last)
+	}
 }
 
 // Snapshot gives the relays that run, in the order in which they were opened, the latest that ended, and the sums.

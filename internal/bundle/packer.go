@@ -89,8 +89,8 @@ type outStream struct {
 	closed     bool
 	compressed bool
 	context    uint16
-	next       uint64 // number of the next packet
-	compressor rtphc.Compressor
+	next       uint64            // number of the next packet
+	compressor *rtphc.Compressor // nil unless compressed: RTCP never is
 }
 
 func key(channel uint32, rtcp bool) uint64 {
@@ -274,7 +274,8 @@ func (p *Packer) open(channel uint32, rtcp bool) {
 	c.owner = s
 	s.compressed, s.context = true, uint16(id)
 	s.next = (c.number + redundancy.FirstNumber - 1) &^ (redundancy.FirstNumber - 1)
-	s.compressor = rtphc.NewCompressor(s.context, channel)
+	compressor := rtphc.NewCompressor(s.context, channel)
+	s.compressor = &compressor
 }
 
 // append appends the record of the stream's next packet, if there is room.
@@ -288,10 +289,10 @@ func (s *outStream) append(d []byte, packet []byte) ([]byte, bool) {
 	if len(d)+len(packet) > limit+12 {
 		return d, false
 	}
-	before := s.compressor
+	before := *s.compressor
 	longer := s.compressor.Append(d, s.next, packet)
 	if len(longer) > limit {
-		s.compressor = before
+		*s.compressor = before
 		return d, false
 	}
 	return longer, true

@@ -31,7 +31,7 @@ type office struct {
 // mediaRelay is a relay with its entry in the ledger.
 type mediaRelay struct {
 	*relay.Relay
-	end func() admin.Relay
+	end func()
 }
 
 // Stats gives what a call's log line says of the relay.

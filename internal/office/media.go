@@ -187,7 +187,7 @@ type mediaPort struct {
 	signalling atomic.Pointer[netip.Addr]
 	peer       atomic.Pointer[mediaPort] // who gets what the phone sends; nil: the tunnel
 	direct     atomic.Uint64             // RTP packets that a peer got
-	end        func() admin.Relay
+	end        func()
 
 	mu        sync.Mutex // orders SetPhone, Move and Close
 	closed    bool

@@ -170,7 +170,7 @@ func (l *leg) enter(b *dialog) {
 		case !known:
 			// Nothing is in force that its own first offer had to wait for.
 			s := l.answering(line)
-			s.committed, s.pending = false, false
+			s.committed, s.offered = false, nil
 		}
 	}
 }

@@ -23,25 +23,26 @@ type mediaAddr struct{ rtp, rtcp netip.AddrPort }
 
 // signalled is where one party wants the media of an m-line.
 type signalled struct {
-	now, offered mediaAddr
-	committed    bool // now is in force
-	pending      bool // offered waits for its answer
+	now       mediaAddr
+	committed bool       // now is in force
+	offered   *mediaAddr // waits for its answer; nil: there is none
 }
 
 // note takes what SDP says. An answer is in force at once; an offer when it is
 // answered, unless nothing is in force yet: media may come before the answer
 // (RFC 3264 section 5.1).
 func (s *signalled) note(a mediaAddr, answer bool) {
-	s.offered, s.pending = a, true
 	if answer || !s.committed {
-		s.commit()
+		s.commit(a)
+		return
 	}
+	s.offered = &a
 }
 
-func (s *signalled) commit() {
-	s.pending = false
-	s.committed = s.committed || s.offered.rtp.IsValid() && !s.offered.rtp.Addr().IsUnspecified()
-	s.now = s.offered
+func (s *signalled) commit(a mediaAddr) {
+	s.offered = nil
+	s.committed = s.committed || a.rtp.IsValid() && !a.rtp.Addr().IsUnspecified()
+	s.now = a
 }
 
 // line is the leg's i-th m-line, made when it is new.
@@ -66,7 +67,7 @@ func (l *leg) peerSDP(d *sdp.Description, from direction, answer bool) {
 		}
 		line := l.line(i)
 		line.peer.note(to, answer)
-		if !line.peer.pending {
+		if line.peer.offered == nil {
 			line.connect(l)
 		}
 	}
@@ -86,8 +87,8 @@ func (l *leg) noteHold(d *sdp.Description, from direction) {
 // answered puts into force what the peer offered.
 func (l *leg) answered() {
 	for _, line := range l.lines {
-		if line.peer.pending {
-			line.peer.commit()
+		if line.peer.offered != nil {
+			line.peer.commit(*line.peer.offered)
 			line.connect(l)
 		}
 	}
@@ -96,7 +97,7 @@ func (l *leg) answered() {
 // rejected forgets what the peer offered.
 func (l *leg) rejected() {
 	for _, line := range l.lines {
-		line.peer.pending = false
+		line.peer.offered = nil
 	}
 }
 
@@ -137,10 +138,10 @@ func plainAddr(m *sdp.Media) mediaAddr {
 // forgets it.
 func (l *leg) pbxAnswered(accepted bool) {
 	for _, line := range l.lines {
-		if line.pbx.pending && accepted {
-			line.pbx.commit()
+		if line.pbx.offered != nil && accepted {
+			line.pbx.commit(*line.pbx.offered)
 		}
-		line.pbx.pending = false
+		line.pbx.offered = nil
 		line.cross()
 	}
 }
@@ -153,7 +154,7 @@ func (line *mediaLine) cross() {
 		return
 	}
 	far := line.pbx.now.rtp
-	if line.pbx.pending && line.pbx.offered != line.pbx.now {
+	if line.pbx.offered != nil && *line.pbx.offered != line.pbx.now {
 		far = netip.AddrPort{}
 	}
 	line.crossbar.point(line.port, far)

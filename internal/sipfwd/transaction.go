@@ -109,7 +109,7 @@ type serverTx struct {
 	cancel  bool // a CANCEL has been forwarded
 
 	status   int    // of the last response sent, 0 = none
-	last     []byte // the last response sent
+	last     []byte // the last response sent; nil when it was a 2xx that has been acknowledged
 	interval time.Duration
 	resend   slot       // timer G
 	oks      []*success // of an INVITE
@@ -120,6 +120,7 @@ type serverTx struct {
 // (RFC 3261 section 13.3.1.4).
 type success struct {
 	key      ackKey
+	server   *serverTx
 	msg      []byte
 	cost     int // of the budget
 	interval time.Duration
@@ -352,11 +353,16 @@ func (e *edge) succeed(s *serverTx, status int, msg []byte) bool {
 	case ok != nil:
 		ok.msg = msg
 	case !s.peer.reliable() && len(s.oks) < maxDialogs && !s.knows(key) && e.budget.take(len(msg)):
-		ok = &success{key: key, msg: msg, cost: len(msg), interval: t1}
+		ok = &success{key: key, server: s, msg: msg, cost: len(msg), interval: t1}
 		s.oks, e.oks[key] = append(s.oks, ok), ok
 		e.arm(&ok.resend, ok.interval, func() { e.resendOK(s, ok) })
 	}
 	return true
+}
+
+// lastIs says whether msg is the last response sent, and not one like it.
+func (s *serverTx) lastIs(msg []byte) bool {
+	return len(s.last) > 0 && len(msg) > 0 && &s.last[0] == &msg[0]
 }
 
 // knows says whether a 2xx of key has been sent before.
@@ -407,6 +413,9 @@ func (e *edge) ack(m *sipmsg.Message) bool {
 		return true
 	}
 	if ok := e.oks[ackKeyOf(m)]; ok != nil {
+		if s := ok.server; s.lastIs(ok.msg) {
+			s.last = nil // who has it does not ask for it again
+		}
 		e.acknowledged(ok)
 	}
 	return false

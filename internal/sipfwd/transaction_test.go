@@ -257,6 +257,33 @@ func TestEach2xxWaitsForItsACK(t *testing.T) {
 	})
 }
 
+// TestAcknowledged2xxIsForgotten: an INVITE that comes again is answered with the 2xx
+// until that has been acknowledged, and absorbed from then on.
+func TestAcknowledged2xxIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEdgeTest(false)
+		invite := parsed(t, testRequest("INVITE", testBranch))
+		e.do(func() {
+			s := e.edge.newServer(invite, e.sink)
+			e.edge.respond(s, 200, []byte(testResponse("200 OK", "INVITE", testBranch)))
+			if !e.edge.retransmission(invite) || s.last == nil {
+				t.Error("the 2xx is gone before it was acknowledged")
+			}
+			e.edge.ack(parsed(t, strings.Replace(testRequest("ACK", "z9hG4bK2"), "To: <sip:a@b>", "To: <sip:a@b>;tag=2", 1)))
+			if s.last != nil {
+				t.Error("the 2xx is kept though it was acknowledged")
+			}
+			if !e.edge.retransmission(invite) {
+				t.Error("an INVITE that comes again begins a transaction")
+			}
+			if want := "200@0s 200@0s"; e.sink.String() != want {
+				t.Errorf("sent %s\nwant %s", e.sink, want)
+			}
+		})
+		time.Sleep(time.Minute)
+	})
+}
+
 // TestRetarget: a request that has left its peer keeps nobody waiting there, and leaves nothing behind.
 func TestRetarget(t *testing.T) {
 	for _, tt := range []struct {

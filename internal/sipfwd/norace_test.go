@@ -1,0 +1,5 @@
+//go:build !race
+
+package sipfwd
+
+const raceDetector = false
