@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -124,7 +125,7 @@ func TestLedger(t *testing.T) {
 	now.PacketsIn = 10
 	first := end()
 	now.PacketsIn = 99
-	if second := end(); first != second || first.PacketsIn != 10 || first.Ended.IsZero() {
+	if second := end(); !reflect.DeepEqual(first, second) || first.PacketsIn != 10 || first.Ended.IsZero() {
 		t.Errorf("%+v, %+v", first, second)
 	}
 	unused()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
@@ -149,6 +150,7 @@ type bridges struct {
 	networks []netip.Prefix
 	counters *counter.Set
 	ledger   *admin.Ledger
+	rtt      func() time.Duration // through the tunnel, of media; nil: not known
 }
 
 // Allocate is sipfwd.LANSideConfig.Allocate.
@@ -172,6 +174,7 @@ func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
 		Poller:   b.poller,
 		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
 		Sink:     m.fromPhone,
+		Report:   true,
 		Counters: b.counters,
 	})
 }
@@ -206,7 +209,8 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) 
 	}
 	m.lan.Store(lan)
 	m.end = b.ledger.Open(func() admin.Relay {
-		figures := admin.RelayOf(m.stats())
+		stats := m.stats()
+		figures := admin.RelayOf(stats, m.legs(stats))
 		figures.LANAddress, figures.PBXAddress = m.LAN().String(), m.pbx.String()
 		figures.PacketsDirect = m.direct.Load()
 		if peer := m.peer.Load(); peer != nil {
@@ -243,6 +247,14 @@ func (m *mediaPort) stats() relay.Stats {
 		stats = stats.After(*before)
 	}
 	return stats
+}
+
+func (m *mediaPort) legs(stats relay.Stats) []quality.Leg {
+	var tunnel time.Duration
+	if m.bridges.rtt != nil {
+		tunnel = m.bridges.rtt()
+	}
+	return admin.LegsOf(admin.LANEnd, stats.Quality, tunnel)
 }
 
 func (m *mediaPort) signallingAddr() netip.Addr {
@@ -296,7 +308,8 @@ func (m *mediaPort) Join(peer sipfwd.MediaPort) {
 }
 
 func (m *mediaPort) Stats() sipfwd.MediaStats {
-	stats := admin.MediaOf(m.stats())
+	seen := m.stats()
+	stats := admin.MediaOf(seen, m.legs(seen))
 	stats.PacketsDirect = m.direct.Load()
 	return stats
 }
