@@ -128,7 +128,7 @@ func round(v, parts float64) float64 { return math.Round(v*parts) / parts }
 
 // Grades of MOS: what of G.107 annex B is satisfied users, some that are not, many.
 const (
-	Good = 4.03
+	Good = 4.02
 	Fair = 3.6
 	Poor = 2.58
 )

@@ -30,14 +30,14 @@ const maxRTCP = 20
 // isRTCP tells RTCP from RTP on the same port (RFC 5761 section 4) and from what
 // else may come there.
 func isRTCP(packet []byte) bool {
-	return len(packet) >= 2*rtcpHeaderSize && packet[0]>>6 == rtpVersion && packet[1] >= 192 && packet[1] <= 223
+	return len(packet) >= rtcpHeaderSize && packet[0]>>6 == rtpVersion && packet[1] >= 192 && packet[1] <= 223
 }
 
 // An rtcpPacket is one of the packets of a compound.
 type rtcpPacket struct {
 	kind  uint8
 	count uint8  // of the header: of report blocks, in reports
-	body  []byte // behind the header, without padding; the SSRC of the sender is first
+	body  []byte // behind the header, without padding
 }
 
 // nextRTCP splits the first packet off a compound (RFC 3550 section 6.1), and says
@@ -48,13 +48,13 @@ func nextRTCP(b []byte) (p rtcpPacket, rest []byte, ok bool) {
 		return p, nil, false
 	}
 	n := rtcpHeaderSize * (int(binary.BigEndian.Uint16(b[2:])) + 1)
-	if n < 2*rtcpHeaderSize || n > len(b) {
+	if n > len(b) {
 		return p, nil, false
 	}
 	p = rtcpPacket{kind: b[1], count: b[0] & 0x1f, body: b[rtcpHeaderSize:n]}
 	if b[0]&0x20 != 0 {
 		padding := int(b[n-1])
-		if padding == 0 || padding%4 != 0 || padding > len(p.body)-4 {
+		if padding == 0 || padding%4 != 0 || padding > len(p.body) {
 			return p, nil, false
 		}
 		p.body = p.body[:len(p.body)-padding]
@@ -108,7 +108,7 @@ type metrics struct {
 
 // metrics returns the first VoIP metrics block of an extended report.
 func (p rtcpPacket) metrics() (m metrics, ok bool) {
-	if p.kind != rtcpExtended {
+	if p.kind != rtcpExtended || len(p.body) < 4 {
 		return m, false
 	}
 	for b := p.body[4:]; len(b) >= 4; {
