@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,7 +255,12 @@ func (m *mediaPort) legs(stats relay.Stats) []quality.Leg {
 	if m.bridges.rtt != nil {
 		tunnel = m.bridges.rtt()
 	}
-	return admin.LegsOf(admin.LANEnd, stats.Quality, tunnel)
+	legs := admin.LegsOf(admin.LANEnd, stats.Quality, tunnel)
+	if 2*m.direct.Load() > stats.In.Packets {
+		// What the other end of the tunnel would be is the port of another phone, whose call has these legs.
+		legs = slices.DeleteFunc(legs, func(l quality.Leg) bool { return l.Name != quality.LANIn && l.Name != quality.LANOut })
+	}
+	return legs
 }
 
 func (m *mediaPort) signallingAddr() netip.Addr {

@@ -6,6 +6,6 @@
 // appendix I. It knows nothing of echo, levels or what the phones do to the sound. What
 // it is for is to compare legs, not microphones.
 //
-// The package knows bytes of nothing, no socket and no clock, and everything in it is
+// The package knows figures, and nothing of where they come from. Everything in it is
 // safe for concurrent use.
 package quality
