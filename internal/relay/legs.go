@@ -105,7 +105,7 @@ func (h *half) side() (side Side, apart bool) {
 	came := s.jitter.mean()
 	side.Tunnel.Jitter = came
 	if h.relay.hasFar {
-		side.Tunnel.Jitter = added(came, parseLegs(h.relay.far[:]).In.Jitter)
+		side.Tunnel.Jitter = added(came, parseLegs(&h.relay.far).In.Jitter)
 	}
 	if o := s.out; o != nil {
 		side.Out.RTT = o.rtt
@@ -134,7 +134,7 @@ func unitsOf(n uint64, rate uint32) time.Duration {
 func (h *half) quality() (q Quality) {
 	q.Near, q.Apart = h.side()
 	if h.relay.hasFar {
-		q.Far = parseLegs(h.relay.far[:])
+		q.Far = parseLegs(&h.relay.far)
 	}
 	q.In, q.Out = h.in.format(), h.out.format()
 	if s := h.out.current(); s != nil && s.out != nil {

@@ -93,7 +93,7 @@ type Relay struct {
 
 	// Guarded by mu of the RTP half: what is known beyond RTP.
 	control control
-	far     [3 * reportLegSize]byte // of the other end's latest report
+	far     [reportLegsSize]byte // of the other end's latest report
 	hasFar  bool
 
 	reportAt  atomic.Int64 // since began: when the next report is due; 0: firstReport after the next packet

@@ -11,20 +11,23 @@ import (
 // have been lost before it went in. They do it in RTCP of their own, beside what they
 // pass on: one APP packet (RFC 3550 section 6.7) that its receiver keeps to itself.
 //
-//	0x81 | 204 | length 12 | SSRC 32 | "sipt" | lost 32 | in | tunnel | out
+//	0x81 | 204 | length 9 | SSRC 32 | "sipt" | lost 32 | in | tunnel | out | round trip 16 | 0
 //
 // where SSRC names the stream that the sender last took in from its peer, and lost is
-// how many packets of that never came. Each of the three legs, those of Side, is
+// how many packets of that never came, modulo 2^32. The round trip is that of out. Each
+// of the three legs, those of Side, is
 //
-//	packets 32 | lost 32 | jitter 16 | round trip 16
+//	packets 24 | share lost 16 | jitter 16
 //
-// with times in units of 100 us and 0 for what is not known. Counts are modulo 2^32.
+// with shares in 1/65535, times in units of 100 us and 0 for what is not known.
 const (
-	reportSize     = 52
+	reportSize     = 40
 	reportName     = "sipt"
 	reportLegs     = 16 // offset of the legs
-	reportLegSize  = 12
+	reportLegSize  = 7
+	reportLegsSize = 3*reportLegSize + 2 // with the round trip
 	reportTimeUnit = 100 * time.Microsecond
+	reportPackets  = 1<<24 - 1
 
 	// firstReport is how long after the first packet of its peer an end begins to
 	// report, reportEvery how often it goes on.
@@ -46,12 +49,20 @@ func appendReport(b []byte, ssrc uint32, lost uint64, side Side) []byte {
 	b = append(b, reportName...)
 	b = binary.BigEndian.AppendUint32(b, uint32(lost))
 	for _, leg := range [...]Leg{side.In, side.Tunnel, side.Out} {
-		b = binary.BigEndian.AppendUint32(b, uint32(leg.Packets))
-		b = binary.BigEndian.AppendUint32(b, uint32(leg.Lost))
+		packets := min(leg.Packets, reportPackets)
+		b = append(b, byte(packets>>16), byte(packets>>8), byte(packets))
+		b = binary.BigEndian.AppendUint16(b, reportShare(leg.Lost, leg.Packets))
 		b = binary.BigEndian.AppendUint16(b, reportTime(leg.Jitter))
-		b = binary.BigEndian.AppendUint16(b, reportTime(leg.RTT))
 	}
-	return b
+	b = binary.BigEndian.AppendUint16(b, reportTime(side.Out.RTT))
+	return append(b, 0)
+}
+
+func reportShare(lost, packets uint64) uint16 {
+	if packets == 0 {
+		return 0
+	}
+	return uint16(math.Round(math.MaxUint16 * float64(min(lost, packets)) / float64(packets)))
 }
 
 func reportTime(d time.Duration) uint16 {
@@ -61,20 +72,18 @@ func reportTime(d time.Duration) uint16 {
 	return uint16(min(max((d+reportTimeUnit/2)/reportTimeUnit, 1), math.MaxUint16))
 }
 
-// parseLegs reads the legs of a report. What cannot be is not known.
-func parseLegs(b []byte) (side Side) {
+// parseLegs reads the legs of a report, which may say anything.
+func parseLegs(b *[reportLegsSize]byte) (side Side) {
 	for i, leg := range [...]*Leg{&side.In, &side.Tunnel, &side.Out} {
 		f := b[i*reportLegSize:]
-		packets, lost := binary.BigEndian.Uint32(f), binary.BigEndian.Uint32(f[4:])
-		if lost > packets {
-			continue
-		}
+		packets := uint64(f[0])<<16 | uint64(f[1])<<8 | uint64(f[2])
+		share := float64(binary.BigEndian.Uint16(f[3:])) / math.MaxUint16
 		*leg = Leg{
-			Packets: uint64(packets), Lost: uint64(lost),
-			Jitter: time.Duration(binary.BigEndian.Uint16(f[8:])) * reportTimeUnit,
-			RTT:    time.Duration(binary.BigEndian.Uint16(f[10:])) * reportTimeUnit,
+			Packets: packets, Lost: uint64(math.Round(share * float64(packets))),
+			Jitter: time.Duration(binary.BigEndian.Uint16(f[5:])) * reportTimeUnit,
 		}
 	}
+	side.Out.RTT = time.Duration(binary.BigEndian.Uint16(b[3*reportLegSize:])) * reportTimeUnit
 	return side
 }
 
@@ -118,5 +127,5 @@ func (r *Relay) reported(packet []byte) {
 	if s := h.out.find(binary.BigEndian.Uint32(packet[4:])); s != nil {
 		s.before(uint64(binary.BigEndian.Uint32(packet[12:])))
 	}
-	r.far, r.hasFar = [3 * reportLegSize]byte(packet[reportLegs:]), true
+	r.far, r.hasFar = [reportLegsSize]byte(packet[reportLegs:]), true
 }

@@ -17,8 +17,8 @@ import (
 
 func TestReportVector(t *testing.T) {
 	side := Side{
-		In:     Leg{Packets: 250, Lost: 5, Jitter: 1200 * time.Microsecond, RTT: 3 * ms},
-		Tunnel: Leg{Packets: 300, Lost: 1, Jitter: 30 * time.Microsecond},
+		In:     Leg{Packets: 250, Lost: 5, Jitter: 1200 * time.Microsecond},
+		Tunnel: Leg{Packets: 300, Lost: 300, Jitter: 30 * time.Microsecond},
 		Out:    Leg{Packets: 1 << 32, RTT: time.Hour},
 	}
 	report := appendReport(nil, 0x01020304, 5, side)
@@ -38,10 +38,14 @@ func TestReportVector(t *testing.T) {
 		t.Errorf("pion/rtcp reads %+v, %v", read, err)
 	}
 	side.Tunnel.Jitter = reportTimeUnit // not 0, which would be not known
-	side.Out = Leg{RTT: math.MaxUint16 * reportTimeUnit}
-	if got := parseLegs(report[reportLegs:]); got != side {
+	side.Out = Leg{Packets: reportPackets, RTT: math.MaxUint16 * reportTimeUnit}
+	if got := legsOfReport(report); got != side {
 		t.Errorf("read %+v, want %+v", got, side)
 	}
+}
+
+func legsOfReport(report []byte) Side {
+	return parseLegs((*[reportLegsSize]byte)(report[reportLegs:]))
 }
 
 // A tunnelled is the way of a call's media: phone, lan, the tunnel, pbx, desk.
@@ -204,7 +208,7 @@ func TestReportOfNonsense(t *testing.T) {
 	for _, lost := range []uint64{0, 3, 5, 6, math.MaxUint32} {
 		w.lan.mustSend(RTCP, string(appendReport(nil, 10, lost, Side{In: Leg{Packets: 1, Lost: 2}})))
 		q := w.lan.Stats().Quality
-		if want := 5 - min(lost, 5); q.Near.Tunnel.Lost != want || q.Near.Tunnel.Packets != 100-5+want || q.Far.In != (Leg{}) {
+		if want := 5 - min(lost, 5); q.Near.Tunnel.Lost != want || q.Near.Tunnel.Packets != 100-5+want || q.Far.In != (Leg{Packets: 1, Lost: 1}) {
 			t.Errorf("%d lost before: %+v", lost, q)
 		}
 	}
@@ -254,9 +258,9 @@ func FuzzReport(f *testing.F) {
 		if !isReport(b) {
 			return
 		}
-		side := parseLegs(b[reportLegs:])
+		side := legsOfReport(b)
 		again := appendReport(nil, binary.BigEndian.Uint32(b[4:]), uint64(binary.BigEndian.Uint32(b[12:])), side)
-		if got := parseLegs(again[reportLegs:]); got != side {
+		if got := legsOfReport(again); got != side {
 			t.Fatalf("%+v, written and read again %+v", side, got)
 		}
 		for _, leg := range []Leg{side.In, side.Tunnel, side.Out} {
