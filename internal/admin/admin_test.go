@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/siptunnel/siptunnel/internal/config"
+	"github.com/siptunnel/siptunnel/internal/quality"
+	"github.com/siptunnel/siptunnel/internal/relay"
 )
 
 type question struct {
@@ -207,6 +209,78 @@ COUNT  WHAT
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
+	}
+}
+
+// TestAudioTable: a column for each leg that is known, and beneath it what is wrong. It fits a terminal.
+func TestAudioTable(t *testing.T) {
+	leg := func(name quality.Name, lost uint64) quality.Leg {
+		l, _ := quality.Measure(name, 1000, lost, 0, 0, quality.Assumed(), true)
+		return l
+	}
+	all := []quality.Leg{leg(quality.LANIn, 0), leg(quality.TunnelUp, 3), leg(quality.PBXOut, 0), leg(quality.PBXIn, 122), leg(quality.TunnelDown, 0), leg(quality.LANOut, 0)}
+	s := DaemonStatus{
+		Relays: []Relay{
+			{PBXAddress: "203.0.113.110:50000", PacketsIn: 1, Legs: all, Audio: quality.Verdict(all)},
+			{PBXAddress: "203.0.113.110:50002", PacketsIn: 1, Legs: all[:1], Audio: quality.Verdict(all[:1])},
+			{PBXAddress: "203.0.113.110:50004"},
+		},
+		Calls: []Call{{From: "sip:101@example", To: "sip:102@example", Direction: "up", Audio: quality.Verdict(all)}},
+	}
+	var out bytes.Buffer
+	if err := s.WriteTable(&out, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(out.String(), "\naudio")
+	text, _, _ = strings.Cut(text, "\n\n")
+	want := ` by leg, estimated MOS and loss: 2
+PBX SIDE             LAN IN     TUNNEL UP  PBX OUT    PBX IN      TUNNEL DOWN  LAN OUT    AUDIO
+203.0.113.110:50000  4.40 0.0%  4.38 0.3%  4.40 0.0%  3.18 12.2%  4.40 0.0%    4.40 0.0%  poor
+203.0.113.110:50002  4.40 0.0%  -          -          -           -            -          good
+203.0.113.110:50000  poor: PBX leg, PBX to tunneld, lost 12.2 %`
+	if text != want {
+		t.Errorf("got\n%s\nwant\n%s", text, want)
+	}
+	if !strings.Contains(out.String(), "  poor\n") {
+		t.Errorf("the call has no audio in\n%s", out.String())
+	}
+}
+
+// TestLegsOf: what one end calls in the other calls out, and what is not known is left out.
+func TestLegsOf(t *testing.T) {
+	q := relay.Quality{
+		Near: relay.Side{In: relay.Leg{Packets: 1000, Lost: 1}, Tunnel: relay.Leg{Packets: 1000, Lost: 2}, Out: relay.Leg{Packets: 1000, Lost: 3, RTT: 8 * time.Millisecond}},
+		Far:  relay.Side{In: relay.Leg{Packets: 1000, Lost: 4}, Tunnel: relay.Leg{Packets: 1000, Lost: 5}},
+		In:   relay.Format{PayloadType: 18, ClockRate: 8000, Known: true}, Out: relay.Format{PayloadType: 34, ClockRate: 90000, Known: true},
+		Opinion: relay.Opinion{MOS: 3.1, Discarded: 0.25},
+	}
+	for end, want := range map[End]string{
+		LANEnd: "lan_in 1 8 G.729, tunnel_up 5 30 G.729, pbx_in 4 0 , tunnel_down 2 30  or before, lan_out 3 8  told 3.1 25 %",
+		PBXEnd: "tunnel_up 2 30  or before, pbx_out 3 8  told 3.1 25 %, pbx_in 1 8 G.729, tunnel_down 5 30 G.729, lan_in 4 0 ",
+	} {
+		got := map[string]bool{}
+		for _, l := range LegsOf(end, q, 30*time.Millisecond) {
+			text := fmt.Sprintf("%v %d %v %s", l.Name, l.Lost, l.RTTMS, l.Codec)
+			if l.Before {
+				text += " or before"
+			}
+			if l.ToldMOS != 0 {
+				text += fmt.Sprintf(" told %v %v %%", l.ToldMOS, l.DiscardedPercent)
+			}
+			got[text] = true
+		}
+		for _, leg := range strings.Split(want, ", ") {
+			if !got[leg] {
+				t.Errorf("end %v: no %q in %v", end, leg, got)
+			}
+			delete(got, leg)
+		}
+		if len(got) > 0 {
+			t.Errorf("end %v: also %v", end, got)
+		}
+	}
+	if legs := LegsOf(LANEnd, relay.Quality{}, time.Second); len(legs) != 0 {
+		t.Errorf("%+v of a relay that was never used", legs)
 	}
 }
 

@@ -3,6 +3,8 @@ package admin
 import (
 	"fmt"
 	"time"
+
+	"github.com/siptunnel/siptunnel/internal/quality"
 )
 
 // The parts of a status that both programs have. Absent times and figures are left out of the JSON. Durations are in
@@ -50,6 +52,15 @@ type Call struct {
 	Direction string    `json:"direction"` // up: from a phone to the PBX; down: the other way
 	Started   time.Time `json:"started"`
 	Answered  time.Time `json:"answered,omitzero"`
+	// Audio says how its speech is, and which leg makes it so; see quality.Verdict. It is empty as long as too little
+	// was said.
+	Audio string   `json:"audio,omitempty"`
+	Media []Medium `json:"media,omitempty"` // one for each m-line of SDP
+}
+
+// Medium is one m-line of a call.
+type Medium struct {
+	Legs []quality.Leg `json:"legs"`
 }
 
 // Relay is the pair of RTP and RTCP ports of one medium of a call, with what passed it on its own side of the tunnel:
@@ -70,6 +81,10 @@ type Relay struct {
 	JitterMS   float64   `json:"jitter_ms"`
 	Dropped    uint64    `json:"dropped"`
 	Ended      time.Time `json:"ended,omitzero"`
+
+	// Audio and Legs say the same of one medium as those of Call.
+	Audio string        `json:"audio,omitempty"`
+	Legs  []quality.Leg `json:"legs,omitempty"`
 
 	// Of tunnelproxy, when the PBX has two phones of the office send to each other: the other phone's port, which
 	// packets go to at the moment, and how many of packets_in have gone that way so far and not into the tunnel.

@@ -46,6 +46,7 @@ func (s *DaemonStatus) WriteTable(w io.Writer, now time.Time) error {
 	p.trunks(s.Trunks, now)
 	p.calls(s.Calls, now)
 	p.relays(s.Relays)
+	p.audio(s.Relays)
 	p.counters(s.Counters)
 	return p.flush()
 }
@@ -77,6 +78,7 @@ func (s *ProxyStatus) WriteTable(w io.Writer, now time.Time) error {
 	p.trunks(s.Trunks, now)
 	p.calls(s.Calls, now)
 	p.relays(s.Relays)
+	p.audio(s.Relays)
 	p.counters(s.Counters)
 	return p.flush()
 }
@@ -216,13 +218,13 @@ func (p page) trunks(trunks []Trunk, now time.Time) {
 }
 
 func (p page) calls(calls []Call, now time.Time) {
-	p.table("calls", "none", "FROM\tTO\tDIRECTION\tSTATE\tFOR\tSESSION\tCALL-ID", len(calls), func(i int) []any {
+	p.table("calls", "none", "FROM\tTO\tDIRECTION\tSTATE\tFOR\tAUDIO\tSESSION\tCALL-ID", len(calls), func(i int) []any {
 		e := calls[i]
 		state, since := "ringing", e.Started
 		if !e.Answered.IsZero() {
 			state, since = "talking", e.Answered
 		}
-		return []any{e.From, e.To, e.Direction, state, ago(now, since), e.Session, e.CallID}
+		return []any{e.From, e.To, e.Direction, state, ago(now, since), grade(e.Audio), e.Session, e.CallID}
 	})
 }
 
@@ -243,6 +245,37 @@ func (p page) relays(relays []Relay) {
 		}
 		return []any{e.PBXAddress, e.LANAddress, e.Remote, via, e.PacketsIn, e.PacketsOut, e.Lost, millis(e.JitterMS), e.Dropped}
 	})
+}
+
+// audio has a column for each leg, in the order of the way: from the phone to the PBX, and back.
+func (p page) audio(relays []Relay) {
+	known := slices.DeleteFunc(slices.Clone(relays), func(r Relay) bool { return len(r.Legs) == 0 })
+	if len(known) == 0 {
+		return
+	}
+	const head = "PBX SIDE\tLAN IN\tTUNNEL UP\tPBX OUT\tPBX IN\tTUNNEL DOWN\tLAN OUT\tAUDIO"
+	p.table("audio by leg, estimated MOS and loss", "none", head, len(known), func(i int) []any {
+		e := known[i]
+		row := []any{e.PBXAddress, "", "", "", "", "", "", grade(e.Audio)}
+		for _, leg := range e.Legs {
+			if at := int(leg.Name) + 1; at < len(row)-1 {
+				row[at] = leg.Brief()
+			}
+		}
+		return row
+	})
+	_ = p.Flush()
+	for _, e := range known {
+		if grade(e.Audio) != e.Audio { // There is more to say.
+			p.fact(e.PBXAddress, "%s", e.Audio)
+		}
+	}
+}
+
+// grade is the first word of a verdict: good, fair, poor or bad.
+func grade(audio string) string {
+	word, _, _ := strings.Cut(audio, ":")
+	return word
 }
 
 func (p page) counters(counters map[string]uint64) {

@@ -10,6 +10,7 @@ import (
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/logging"
 	"github.com/siptunnel/siptunnel/internal/mux"
+	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
@@ -31,11 +32,19 @@ type office struct {
 // mediaRelay is a relay with its entry in the ledger.
 type mediaRelay struct {
 	*relay.Relay
-	end func()
+	session *mux.Session
+	end     func()
 }
 
 // Stats gives what a call's log line says of the relay.
-func (r *mediaRelay) Stats() sipfwd.MediaStats { return admin.MediaOf(r.Relay.Stats()) }
+func (r *mediaRelay) Stats() sipfwd.MediaStats {
+	stats := r.Relay.Stats()
+	return admin.MediaOf(stats, r.legs(stats))
+}
+
+func (r *mediaRelay) legs(stats relay.Stats) []quality.Leg {
+	return admin.LegsOf(admin.PBXEnd, stats.Quality, r.session.MediaRTT())
+}
 
 func (r *mediaRelay) close() {
 	r.end() // Before the sockets go: nothing is counted after them, and the ledger wants figures while they are there.
@@ -87,7 +96,7 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	r := &mediaRelay{}
+	r := &mediaRelay{session: o.session}
 	r.Relay, err = relay.Start(relay.Config{
 		Pair:   pair,
 		Poller: d.poller,
@@ -101,7 +110,8 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 		return netip.AddrPort{}, err
 	}
 	r.end = d.ledger.Open(func() admin.Relay {
-		figures := admin.RelayOf(r.Relay.Stats())
+		stats := r.Relay.Stats()
+		figures := admin.RelayOf(stats, r.legs(stats))
 		figures.Session, figures.PBXAddress = o.session.ID(), r.LocalAddr().String()
 		return figures
 	})

@@ -63,6 +63,12 @@ var rules = []rule{
 		forbidden: append(own("sipfwd", "sipmsg", "sdp", "relay", "config", "admin", "logging", "program", "daemon", "office"), "github.com/emiago/...", "github.com/pion/..."),
 	},
 	{
+		why:       "what judges figures knows nothing of where they come from",
+		packages:  []string{"internal/quality/..."},
+		forbidden: append(own("relay", "sipfwd", "mux", "admin", "config", "logging", "program", "daemon", "office"), "net", "os", "github.com/pion/..."),
+		direct:    true,
+	},
+	{
 		why:       "a relay knows no SIP",
 		packages:  []string{"internal/relay/..."},
 		forbidden: append(own("sipfwd", "sipmsg", "sdp"), "github.com/emiago/..."),

@@ -2,11 +2,14 @@ package logging
 
 import (
 	"bytes"
+	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
@@ -51,9 +54,89 @@ func (e events) CallEnded(c sipfwd.CallInfo) {
 		}
 		each = zap.Objects("media", streams)
 	}
+	legs := zap.Skip()
+	if all := legsOf(c.Media); len(all) > 0 {
+		legs = zap.Array("legs", all)
+	}
 	e.log.Info("call ended", append(call(c),
 		zap.Bool("answered", !c.Answered.IsZero()), zap.Duration("duration", c.Duration), text("reason", c.Reason),
-		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), stayed, zap.Uint64("lost", lost), zap.Duration("jitter", jitter), each)...)
+		zap.Uint64("packets_in", in), zap.Uint64("packets_out", out), stayed, zap.Uint64("lost", lost), zap.Duration("jitter", jitter),
+		text("audio", quality.Verdict(c.Legs())), legs, each)...)
+}
+
+// leg is a leg of one of the media streams of a call, which are numbered from 1 on.
+type leg struct {
+	stream int // 0: there is one only
+	quality.Leg
+}
+
+// legs are those of a call. As a text they are brief.
+type legs []leg
+
+func legsOf(media []sipfwd.MediaStats) (all legs) {
+	for i, m := range media {
+		for _, l := range m.Legs {
+			if len(media) == 1 {
+				i = -1
+			}
+			all = append(all, leg{i + 1, l})
+		}
+	}
+	return all
+}
+
+// String is for logs that people read.
+func (l legs) String() string {
+	var parts []string
+	for i, leg := range l {
+		text := leg.Name.String() + " " + leg.Brief()
+		if leg.JitterMS > 0 {
+			text += fmt.Sprintf(" %.1fms", leg.JitterMS)
+		}
+		if leg.stream > 0 && (i == 0 || l[i-1].stream != leg.stream) {
+			text = fmt.Sprintf("stream %d: %s", leg.stream, text)
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// MarshalLogArray is zap's.
+func (l legs) MarshalLogArray(encoder zapcore.ArrayEncoder) error {
+	for _, leg := range l {
+		if err := encoder.AppendObject(leg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MarshalLogObject is zap's. The names are those of a status.
+func (l leg) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	encoder.AddString("leg", l.Name.String())
+	if l.stream > 0 {
+		encoder.AddInt("stream", l.stream)
+	}
+	encoder.AddUint64("packets", l.Packets)
+	encoder.AddUint64("lost", l.Lost)
+	encoder.AddFloat64("loss_percent", l.LossPercent)
+	for _, known := range []struct {
+		name  string
+		value float64
+	}{
+		{"jitter_ms", l.JitterMS}, {"rtt_ms", l.RTTMS}, {"mos", l.MOS}, {"told_mos", l.ToldMOS}, {"discarded_percent", l.DiscardedPercent},
+	} {
+		if known.value != 0 {
+			encoder.AddFloat64(known.name, known.value)
+		}
+	}
+	if l.Codec != "" {
+		encoder.AddString("codec", l.Codec)
+	}
+	if l.Before {
+		encoder.AddBool("or_before", true)
+	}
+	return nil
 }
 
 // stream is one of the media streams of a call.

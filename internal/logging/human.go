@@ -55,6 +55,10 @@ func (c *humanCore) Sync() error { return c.out.Sync() }
 // appendField writes " key=value" for each value that the field stands for: none for a skipped one, several for an
 // inlined object.
 func appendField(line *bytes.Buffer, field zapcore.Field) {
+	if list, ok := field.Interface.(fmt.Stringer); ok && field.Type == zapcore.ArrayMarshalerType {
+		fmt.Fprintf(line, " %s=%s", field.Key, plain(list.String()))
+		return
+	}
 	values := zapcore.NewMapObjectEncoder()
 	field.AddTo(values)
 	for _, key := range slices.Sorted(maps.Keys(values.Fields)) {

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
 
@@ -49,6 +50,47 @@ func TestCallEnded(t *testing.T) {
 			Events(New(&out, Info, format)).CallEnded(sipfwd.CallInfo{Media: test.media})
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("got  %s\nwant %s", out.String(), want)
+			}
+		}
+	}
+}
+
+// TestCallEndedWithLegs: one line names the leg that is to blame and has the figures of all, for people and for scripts.
+func TestCallEndedWithLegs(t *testing.T) {
+	measure := func(name quality.Name, lost uint64, jitter time.Duration) quality.Leg {
+		leg, _ := quality.Measure(name, 1000, lost, jitter, 0, quality.Assumed(), true)
+		return leg
+	}
+	up := sipfwd.MediaStats{Legs: []quality.Leg{measure(quality.LANIn, 120, 1500*time.Microsecond), measure(quality.TunnelUp, 0, 0)}}
+	down := sipfwd.MediaStats{Legs: []quality.Leg{measure(quality.LANOut, 0, 0)}}
+	for _, test := range []struct {
+		media       []sipfwd.MediaStats
+		human, json []string
+	}{
+		{
+			[]sipfwd.MediaStats{up},
+			[]string{` audio="poor: LAN leg, phone to tunnelproxy, lost 12.0 %" legs="lan_in 3.20 12.0% 1.5ms, tunnel_up 4.40 0.0%"` + "\n"},
+			[]string{
+				`"audio":"poor: LAN leg, phone to tunnelproxy, lost 12.0 %"`,
+				`"legs":[{"leg":"lan_in","packets":1000,"lost":120,"loss_percent":12,"jitter_ms":1.5,"mos":3.2,"codec":"G.711 assumed"},{"leg":"tunnel_up","packets":1000,`,
+			},
+		},
+		{
+			[]sipfwd.MediaStats{up, down},
+			[]string{` legs="stream 1: lan_in 3.20 12.0% 1.5ms, tunnel_up 4.40 0.0%, stream 2: lan_out 4.40 0.0%"`},
+			[]string{`{"leg":"lan_in","stream":1,`, `{"leg":"lan_out","stream":2,`},
+		},
+	} {
+		for format, wants := range map[Format][]string{Human: test.human, JSON: test.json} {
+			var out bytes.Buffer
+			Events(New(&out, Info, format)).CallEnded(sipfwd.CallInfo{Media: test.media})
+			for _, want := range wants {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("no %s in %s", want, out.String())
+				}
+			}
+			if strings.Count(out.String(), "\n") != 1 {
+				t.Errorf("more than a line: %s", out.String())
 			}
 		}
 	}

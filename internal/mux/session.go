@@ -470,6 +470,22 @@ func (s *Session) closeRelay(body []byte) error {
 	return nil
 }
 
+// MediaRTT is the round trip through the tunnel of media, 0 when it is not known.
+func (s *Session) MediaRTT() time.Duration {
+	s.mu.Lock()
+	path, l := s.path, s.link
+	s.mu.Unlock()
+	if path != nil {
+		if info := path.info(); info.Datagrams {
+			return info.RTT
+		}
+	}
+	if l != nil {
+		return time.Duration(l.rtt.Load())
+	}
+	return 0
+}
+
 // info describes the session.
 func (s *Session) info() SessionInfo {
 	s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/siptunnel/siptunnel/internal/admin"
 	"github.com/siptunnel/siptunnel/internal/counter"
+	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
 )
@@ -149,6 +151,7 @@ type bridges struct {
 	networks []netip.Prefix
 	counters *counter.Set
 	ledger   *admin.Ledger
+	rtt      func() time.Duration // through the tunnel, of media; nil: not known
 }
 
 // Allocate is sipfwd.LANSideConfig.Allocate.
@@ -172,6 +175,7 @@ func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
 		Poller:   b.poller,
 		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
 		Sink:     m.fromPhone,
+		Report:   true,
 		Counters: b.counters,
 	})
 }
@@ -206,7 +210,8 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) 
 	}
 	m.lan.Store(lan)
 	m.end = b.ledger.Open(func() admin.Relay {
-		figures := admin.RelayOf(m.stats())
+		stats := m.stats()
+		figures := admin.RelayOf(stats, m.legs(stats))
 		figures.LANAddress, figures.PBXAddress = m.LAN().String(), m.pbx.String()
 		figures.PacketsDirect = m.direct.Load()
 		if peer := m.peer.Load(); peer != nil {
@@ -243,6 +248,19 @@ func (m *mediaPort) stats() relay.Stats {
 		stats = stats.After(*before)
 	}
 	return stats
+}
+
+func (m *mediaPort) legs(stats relay.Stats) []quality.Leg {
+	var tunnel time.Duration
+	if m.bridges.rtt != nil {
+		tunnel = m.bridges.rtt()
+	}
+	legs := admin.LegsOf(admin.LANEnd, stats.Quality, tunnel)
+	if 2*m.direct.Load() > stats.In.Packets {
+		// What the other end of the tunnel would be is the port of another phone, whose call has these legs.
+		legs = slices.DeleteFunc(legs, func(l quality.Leg) bool { return l.Name != quality.LANIn && l.Name != quality.LANOut })
+	}
+	return legs
 }
 
 func (m *mediaPort) signallingAddr() netip.Addr {
@@ -296,7 +314,8 @@ func (m *mediaPort) Join(peer sipfwd.MediaPort) {
 }
 
 func (m *mediaPort) Stats() sipfwd.MediaStats {
-	stats := admin.MediaOf(m.stats())
+	seen := m.stats()
+	stats := admin.MediaOf(seen, m.legs(seen))
 	stats.PacketsDirect = m.direct.Load()
 	return stats
 }

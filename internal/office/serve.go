@@ -118,7 +118,7 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 	}
 	p.pool = newPool(p.allocate, p.log)
 	ports := &lanPorts{low: p.settings.MediaPorts.Low, high: p.settings.MediaPorts.High, class: p.settings.MediaDSCP}
-	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger}
+	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger, rtt: p.mediaRTT}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
 		Office:     office + ":",
 		LANAddress: p.place.lan,
@@ -207,6 +207,15 @@ func (p *proxy) run(sip *listeners, secure *tls.Config) {
 	p.log.Info("tunnelproxy listens and connects to its server",
 		zap.String("version", config.Version()), zap.Strings("sip_listen", p.place.listen.texts()), zap.Strings("sip_tls_listen", p.place.tls.texts()),
 		zap.Stringers("phones_use", p.place.addresses(p.place.listen, config.LANCandidates)), zap.String("server", p.access.link.Server), zap.String("name", p.access.link.Name))
+}
+
+// mediaRTT is the round trip through the tunnel of media, 0 when it is not known.
+func (p *proxy) mediaRTT() time.Duration {
+	now := p.client.Status()
+	if now.Datagrams {
+		return now.PathRTT
+	}
+	return now.RTT
 }
 
 // status is the answer of a running proxy.

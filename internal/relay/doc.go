@@ -33,4 +33,13 @@
 // that the kernel cannot take at once is dropped, since late media is lost
 // media and one peer that does not answer must not hold up the others. The
 // path of a packet allocates nothing.
+//
+// # What a relay knows
+//
+// Stats.Quality tells where on their way packets of RTP were lost. RTCP that the peer
+// sends is read in passing, and the other end of the tunnel is asked for what it has
+// measured, with packets among the RTCP of the channel that no peer gets to see. What
+// RTCP says counts only if its sender was admitted and it names a stream, and a packet
+// of it, that was sent to that peer: what is encrypted does not. It can make figures
+// wrong that are about its sender's own call, and nothing else.
 package relay

@@ -53,6 +53,8 @@ func staticRate(payloadType uint8) uint32 {
 type jitter struct {
 	rate    uint32 // Hz; 0: not known
 	value   uint64 // in 1/16 of a timestamp unit
+	sum     uint64 // of all differences that went into value, in timestamp units
+	steps   uint64 // how many they are
 	transit uint32 // of the last packet, in timestamp units
 	valid   bool   // transit is of the same rate and timeline
 
@@ -91,6 +93,8 @@ func (j *jitter) observe(payloadType uint8, timestamp uint32, at time.Duration) 
 		return
 	}
 	j.value += step - (j.value+8)>>4
+	j.sum += step
+	j.steps++
 }
 
 // learnRate compares how far the timestamps went with the time that it took.
@@ -122,6 +126,7 @@ func (j *jitter) setRate(rate uint32) {
 	}
 	if j.rate != 0 {
 		j.value = j.value * uint64(rate) / uint64(j.rate)
+		j.sum = j.sum / uint64(j.rate) * uint64(rate) // a stream that changes it often cannot make it overflow
 	}
 	j.rate, j.valid = rate, false
 }
@@ -131,6 +136,14 @@ func (j *jitter) duration() time.Duration {
 		return 0
 	}
 	return time.Duration(j.value) * time.Second / 16 / time.Duration(j.rate)
+}
+
+// mean is the jitter of the whole stream, where duration is that of the moment.
+func (j *jitter) mean() time.Duration {
+	if j.rate == 0 || j.steps == 0 {
+		return 0
+	}
+	return unitsOf(j.sum/j.steps, j.rate)
 }
 
 // ticks returns t in units of a clock of rate Hz, modulo 2^32 as timestamps are.

@@ -145,3 +145,29 @@ func TestTicksAfterDays(t *testing.T) {
 		t.Errorf("1 ms after 30 days is %d ticks, want %d", got, want)
 	}
 }
+
+// TestMeanJitter is of the whole stream, where the jitter of RFC 3550 is of now.
+func TestMeanJitter(t *testing.T) {
+	var j jitter
+	if j.mean() != 0 {
+		t.Error("jitter of nothing")
+	}
+	for i := range 1001 {
+		at := time.Duration(i) * 20 * ms
+		if i < 500 {
+			at += time.Duration(i%2) * 16 * ms
+		}
+		j.observe(0, uint32(i)*160, at)
+	}
+	near(t, j.mean(), 0.008, ms/10)
+	near(t, j.duration(), 0, ms/10)
+}
+
+// TestAddedJitter: a leg has what it added.
+func TestAddedJitter(t *testing.T) {
+	for _, test := range []struct{ all, before, want time.Duration }{
+		{0, 0, 0}, {5 * ms, 0, 5 * ms}, {5 * ms, 3 * ms, 4 * ms}, {3 * ms, 5 * ms, 0}, {5 * ms, 5 * ms, 0},
+	} {
+		near(t, added(test.all, test.before), test.want.Seconds(), time.Microsecond)
+	}
+}

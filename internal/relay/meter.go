@@ -26,6 +26,7 @@ type meter struct {
 	active  int      // index of the stream heard last
 	clock   uint64   // counts RTP packets, to find the stream unheard for longest
 	ended   losses   // of streams that had to make room
+	past    *[3]span // theirs, as of spans; nil: none had to
 
 	fixed [rtpHeaderSize]byte // for measure; the parser would move a local one to the heap
 }
@@ -36,19 +37,20 @@ func (m *meter) pass(packet []byte) {
 	m.bytes += uint64(len(packet))
 }
 
-// measure takes note of a packet of the RTP port, if it is RTP, that came at the
-// time at, in time since any fixed moment.
-func (m *meter) measure(packet []byte, at time.Duration) {
+// measure takes note of a packet of the RTP port, if it is RTP, which it says, that
+// came at the time at, in time since any fixed moment.
+func (m *meter) measure(packet []byte, at time.Duration) bool {
 	if !isRTP(packet) {
-		return
+		return false
 	}
 	copy(m.fixed[:], packet)
 	m.fixed[0] = rtpVersion << 6
 	var h rtp.Header
 	if _, err := h.Unmarshal(m.fixed[:]); err != nil {
-		return
+		return false
 	}
 	m.stream(h.SSRC).observe(&h, at)
+	return true
 }
 
 // isRTP tells RTP from what else may come to an RTP port: STUN, DTLS and ZRTP by
@@ -86,10 +88,69 @@ func (m *meter) stream(ssrc uint32) *stream {
 		oldest = n
 	}
 	s := &m.streams[oldest]
-	m.ended.add(s.losses())
-	*s = stream{ssrc: ssrc, used: m.clock}
+	m.forget(s)
+	out := s.out
+	if out != nil {
+		*out = outward{}
+	}
+	*s = stream{ssrc: ssrc, used: m.clock, out: out}
 	m.active = oldest
 	return s
+}
+
+// forget keeps the counts of a stream that makes room.
+func (m *meter) forget(s *stream) {
+	if s.received == 0 {
+		return
+	}
+	m.ended.add(s.losses())
+	if m.past == nil {
+		m.past = new([3]span)
+	}
+	for i, span := range s.spans() {
+		m.past[i].add(span)
+	}
+}
+
+// find returns the stream of ssrc, nil when it is not followed.
+func (m *meter) find(ssrc uint32) *stream {
+	for i := range m.streams {
+		if m.streams[i].ssrc == ssrc {
+			return &m.streams[i]
+		}
+	}
+	return nil
+}
+
+// current returns the stream heard last, nil when there is none.
+func (m *meter) current() *stream {
+	if m.active >= len(m.streams) {
+		return nil
+	}
+	return &m.streams[m.active]
+}
+
+// spans returns what was lost of all streams on the way here; in the tunnel, where
+// that is known apart; on the way to the peer.
+func (m *meter) spans() (all, tunnel, told span) {
+	var sum [3]span
+	if m.past != nil {
+		sum = *m.past
+	}
+	for i := range m.streams {
+		for j, span := range m.streams[i].spans() {
+			sum[j].add(span)
+		}
+	}
+	return sum[0], sum[1], sum[2]
+}
+
+func (m *meter) format() Format {
+	s := m.current()
+	if s == nil {
+		return Format{}
+	}
+	return Format{PayloadType: s.format, ClockRate: s.jitter.rate, Known: true}
 }
 
 func (m *meter) traffic() Traffic {
@@ -98,8 +159,8 @@ func (m *meter) traffic() Traffic {
 		total.add(m.streams[i].losses())
 	}
 	var jittered time.Duration
-	if m.active < len(m.streams) {
-		jittered = m.streams[m.active].jitter.duration()
+	if s := m.current(); s != nil {
+		jittered = s.jitter.duration()
 	}
 	return Traffic{
 		Packets:    m.packets,

@@ -67,6 +67,10 @@ type Config struct {
 	// call Close. Nil discards.
 	Sink func(c Component, packet []byte)
 
+	// Report has the Relay tell the other end of the tunnel what it measures, and
+	// learn what that measures. Without, it does so once the other end has begun.
+	Report bool
+
 	// Counters counts what is dropped, as media.dropped.REASON. It may be nil.
 	Counters *counter.Set
 }
@@ -86,6 +90,15 @@ type Relay struct {
 	lastIn atomic.Int64 // time.Duration since began, plus 1; 0: never
 	closed sync.Once
 	err    error // of Close
+
+	// Guarded by mu of the RTP half: what is known beyond RTP.
+	control control
+	far     [reportLegsSize]byte // of the other end's latest report
+	hasFar  bool
+
+	reportAt  atomic.Int64 // since began: when the next report is due; 0: firstReport after the next packet
+	reporting sync.Mutex   // guards reportBuf
+	reportBuf [reportSize]byte
 }
 
 // A half is what a relay has for one component.
@@ -120,6 +133,9 @@ func start(config Config, began time.Time, now func() time.Duration) (*Relay, er
 	}
 	if r.sink == nil {
 		r.sink = func(Component, []byte) {}
+	}
+	if !config.Report {
+		r.reportAt.Store(silent)
 	}
 	r.drops.init(config.Counters)
 	for c := range r.halves {
@@ -166,14 +182,16 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		r.drops.count(dropSize)
 		return ErrPacketSize
 	}
+	if c == RTCP && isReport(packet) {
+		r.reported(packet)
+		return nil
+	}
 	h := &r.halves[c]
 	at := r.now()
 	h.mu.Lock()
-	if c == RTP {
-		// Before it is known whether it goes out: what is dropped here, on
-		// hold above all, was not lost on the way here.
-		h.out.measure(packet, at)
-	}
+	// Measured before it is known whether it goes out: what is dropped here, on hold
+	// above all, was not lost on the way here.
+	measured := c == RTP && h.out.measure(packet, at)
 	to, v := h.latch.target()
 	var err error
 	if v == pass {
@@ -181,7 +199,13 @@ func (r *Relay) Send(c Component, packet []byte) error {
 			h.out.pass(packet)
 		}
 	}
+	if measured {
+		h.out.note(v == pass)
+	}
 	h.mu.Unlock()
+	if v == pass && isRTCP(packet) {
+		r.passedRTCP(packet, at)
+	}
 	switch {
 	case v != pass:
 		r.drops.count(v)
@@ -205,6 +229,7 @@ func (r *Relay) Stats() Stats {
 
 	rtp.mu.Lock()
 	s.In, s.Out = rtp.in.traffic(), rtp.out.traffic()
+	s.Quality = rtp.quality()
 	s.Signalled, s.Latched, s.Held = rtp.latch.signalled, rtp.latch.source, rtp.latch.held
 	rtp.mu.Unlock()
 
@@ -255,8 +280,30 @@ func (h *half) received(packet []byte, v verdict, err error) bool {
 		r.drops.count(v)
 		return true
 	}
+	at := time.Duration(r.lastIn.Load() - 1) // admit's
+	if isRTCP(packet) {
+		r.heardRTCP(packet, at)
+	}
 	r.sink(h.component, packet)
+	if r.reportIsDue(at) {
+		r.report()
+	}
 	return true
+}
+
+// heardRTCP reads what the peer has sent, passedRTCP what was sent to it.
+func (r *Relay) heardRTCP(packet []byte, at time.Duration) {
+	h := &r.halves[RTP]
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r.control.heard(&h.out, packet, at)
+}
+
+func (r *Relay) passedRTCP(packet []byte, at time.Duration) {
+	h := &r.halves[RTP]
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r.control.passed(packet, at)
 }
 
 // admit decides about a packet and measures it if it passes. It is called with
@@ -264,6 +311,9 @@ func (h *half) received(packet []byte, v verdict, err error) bool {
 func (h *half) admit(packet []byte, src netip.AddrPort) verdict {
 	if len(packet) == 0 || len(packet) > MaxPacket {
 		return dropSize
+	}
+	if h.component == RTCP && isReport(packet) {
+		return dropReport
 	}
 	at := h.relay.now()
 	if v := h.latch.admit(src, at); v != pass {

@@ -15,6 +15,8 @@ type Stats struct {
 
 	Dropped Drops
 
+	Quality Quality
+
 	// LastIn is when a packet of either component was last taken in from the
 	// peer; zero: never.
 	LastIn time.Time
@@ -35,6 +37,8 @@ func (s Stats) After(before Stats) Stats {
 	s.Dropped.Size += before.Dropped.Size
 	s.Dropped.QueueFull += before.Dropped.QueueFull
 	s.Dropped.SendFailed += before.Dropped.SendFailed
+	s.Dropped.Report += before.Dropped.Report
+	s.Quality = s.Quality.after(before.Quality)
 	if s.LastIn.IsZero() {
 		s.LastIn = before.LastIn
 	}
@@ -82,6 +86,7 @@ type Drops struct {
 	Size          uint64 // both: empty, or more than MaxPacket bytes
 	QueueFull     uint64 // out: the kernel had no room for it
 	SendFailed    uint64 // out: the system refused it, for lack of a route for one
+	Report        uint64 // in: it looks like a report of the other end of the tunnel
 }
 
 // A verdict is what becomes of a packet: pass, or the reason to drop it.
@@ -95,6 +100,7 @@ const (
 	dropSize
 	dropQueueFull
 	dropSendFailed
+	dropReport
 	readFailed // no packet, but nothing that may go unseen either
 	verdicts
 )
@@ -107,6 +113,7 @@ var counterNames = [verdicts]string{
 	dropSize:          "media.dropped.bad_size",
 	dropQueueFull:     "media.dropped.queue_full",
 	dropSendFailed:    "media.dropped.send_failed",
+	dropReport:        "media.dropped.foreign_report",
 	readFailed:        "media.failed.read",
 }
 
@@ -136,5 +143,6 @@ func (d *dropCounter) drops() Drops {
 		Size:          d.relay[dropSize].Load(),
 		QueueFull:     d.relay[dropQueueFull].Load(),
 		SendFailed:    d.relay[dropSendFailed].Load(),
+		Report:        d.relay[dropReport].Load(),
 	}
 }

@@ -47,14 +47,34 @@ type stream struct {
 	suspect     uint16 // the number that would prove that the source started anew
 	haveSuspect bool
 
-	past   losses // from before the source started anew; reordered and duplicates in all
-	jitter jitter
+	past        losses // from before the source started anew; reordered and duplicates in all
+	pastPackets uint64 // the same, of what spans has
+	jitter      jitter
+
+	format      uint8 // the payload type of most packets
+	formatVotes uint8
+
+	out *outward // of the direction to the peer, when something was sent
 }
 
 // observe takes the header of a packet that came at the time at.
 func (s *stream) observe(h *rtp.Header, at time.Duration) {
 	if s.count(h.SequenceNumber) {
 		s.jitter.observe(h.PayloadType, h.Timestamp, at)
+		s.vote(h.PayloadType)
+	}
+}
+
+// vote finds what most packets are (Boyer and Moore's majority vote): comfort noise
+// and telephone events have payload types of their own in the same stream.
+func (s *stream) vote(payloadType uint8) {
+	switch {
+	case s.format == payloadType:
+		s.formatVotes = min(s.formatVotes, 254) + 1
+	case s.formatVotes == 0:
+		s.format, s.formatVotes = payloadType, 1
+	default:
+		s.formatVotes--
 	}
 }
 
@@ -79,6 +99,8 @@ func (s *stream) count(seq uint16) bool {
 		return false
 	}
 	s.past.lost += s.lost()
+	s.pastPackets += s.highest - s.first + 1
+	s.out.restart()
 	s.begin(seq - 1)
 	s.advance(s.highest + 1)
 	return true
@@ -128,4 +150,19 @@ func (s *stream) losses() losses {
 	all := s.past
 	all.lost += s.lost()
 	return all
+}
+
+// span is what was sent here and what of it was lost.
+func (s *stream) span() span {
+	all := span{packets: s.pastPackets, lost: s.losses().lost}
+	if s.received > 0 {
+		all.packets += s.highest - s.first + 1
+	}
+	return all
+}
+
+// spans are what was lost on the way here, in the tunnel, on the way to the peer.
+func (s *stream) spans() [3]span {
+	tunnel, told := s.outwardSpans()
+	return [3]span{s.span(), tunnel, told}
 }

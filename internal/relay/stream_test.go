@@ -96,3 +96,46 @@ func FuzzStream(f *testing.F) {
 		}
 	})
 }
+
+// TestFormatOfMostPackets: telephone events and comfort noise are not what is spoken.
+func TestFormatOfMostPackets(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		types []uint8
+		want  uint8
+	}{
+		{"one", []uint8{8}, 8},
+		{"an event first", []uint8{101, 101, 101, 0, 0, 0, 0, 0}, 0},
+		{"events and noise between", []uint8{0, 0, 101, 101, 0, 13, 0, 0, 0, 101}, 0},
+		{"another codec later", []uint8{0, 0, 0, 18, 18, 18, 18, 18}, 18},
+	} {
+		var s stream
+		for _, payloadType := range test.types {
+			s.vote(payloadType)
+		}
+		if s.format != test.want {
+			t.Errorf("%s: %d, want %d", test.name, s.format, test.want)
+		}
+	}
+	var s stream
+	for range 1000 { // A long call does not make a change of codec go unseen for long.
+		s.vote(0)
+	}
+	for range 300 {
+		s.vote(9)
+	}
+	if s.format != 9 {
+		t.Errorf("%d, want 9", s.format)
+	}
+}
+
+// TestSpans: what was sent is counted over restarts of the source.
+func TestSpans(t *testing.T) {
+	var s stream
+	for _, seq := range []uint16{1, 2, 5, 40000, 40001, 40003} {
+		s.count(seq)
+	}
+	if got, want := s.span(), (span{5 + 4, 2 + 1}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}

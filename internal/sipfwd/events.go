@@ -1,6 +1,10 @@
 package sipfwd
 
-import "time"
+import (
+	"time"
+
+	"github.com/siptunnel/siptunnel/internal/quality"
+)
 
 // Events receives what an administrator wants to see in a log. Methods are
 // called with a phone's lock held: they must be quick and must not call back
@@ -57,6 +61,16 @@ type MediaStats struct {
 	// LAN side: of PacketsIn, those that went straight to another phone of the
 	// office and not into the tunnel.
 	PacketsDirect uint64 `json:"packets_direct,omitempty"`
+	// Legs are how it fares on each part of its way, as far as is known here.
+	Legs []quality.Leg `json:"legs,omitempty"`
+}
+
+// Legs are those of all media of the call.
+func (c CallInfo) Legs() (legs []quality.Leg) {
+	for _, m := range c.Media {
+		legs = append(legs, m.Legs...)
+	}
+	return legs
 }
 
 // noEvents stands in for a nil Events.

@@ -165,6 +165,8 @@ func TestProtocolDocument(t *testing.T) {
 			path = filepath.Join("testdata", "records", record+".hex")
 		} else if sealed, ok := strings.CutPrefix(name, "seal/"); ok {
 			path = filepath.Join("..", "seal", "testdata", sealed+".hex")
+		} else if relay, ok := strings.CutPrefix(name, "relay/"); ok {
+			path = filepath.Join("..", "relay", "testdata", relay+".hex")
 		}
 		if got, want := readHex(t, text.String()), readVector(t, path); !bytes.Equal(got, want) {
 			t.Errorf("%s: the document has\n%x, the vector\n%x", name, got, want)
@@ -180,7 +182,7 @@ func TestProtocolDocument(t *testing.T) {
 			t.Errorf("PROTOCOL.md has no example of the record %s", name)
 		}
 	}
-	for _, name := range []string{"record/datagram-header", "seal/aes-client-0", "seal/aes-client-1", "seal/chacha-server-0", "media-rtp", "media-rtcp", "media-mark", "auth/hello", "auth/params", "auth/share-p", "auth/share-v", "auth/confirm-p", "auth/accept", "auth/refuse-credentials"} {
+	for _, name := range []string{"record/datagram-header", "seal/aes-client-0", "seal/aes-client-1", "seal/chacha-server-0", "media-rtp", "media-rtcp", "media-mark", "auth/hello", "auth/params", "auth/share-p", "auth/share-v", "auth/confirm-p", "auth/accept", "auth/refuse-credentials", "relay/report"} {
 		if !seen[name] {
 			t.Errorf("PROTOCOL.md has no example of %s", name)
 		}

@@ -213,6 +213,15 @@ type status struct {
 	} `json:"trunks"`
 	Calls []struct {
 		CallID string `json:"call_id"`
+		From   string `json:"from"`
+		Audio  string `json:"audio"`
+		Media  []struct {
+			Legs []struct {
+				Leg string  `json:"leg"`
+				MOS float64 `json:"mos"`
+				RTT float64 `json:"rtt_ms"`
+			} `json:"legs"`
+		} `json:"media"`
 	} `json:"calls"`
 	RelayTotals struct {
 		PacketsDirect uint64 `json:"packets_direct"`
