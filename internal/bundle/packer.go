@@ -207,8 +207,8 @@ func (p *Packer) Feedback(now int64, r *wire.Record) {
 			s.compressor.Ack(r.Slot, r.Number)
 		}
 	case wire.RecordReport:
-		p.highest = replay.Reconstruct(r.Highest, 32, p.highest)
-		p.received = replay.Reconstruct(r.Received, 32, p.received)
+		p.highest = replay.Reconstruct(r.Highest, wire.ReportBits, p.highest)
+		p.received = replay.Reconstruct(r.Received, wire.ReportBits, p.received)
 		p.Policy.Report(now, p.highest, p.received)
 	}
 }

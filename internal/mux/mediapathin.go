@@ -190,7 +190,7 @@ func (p *mediaPath) Feedback(r *wire.Record) {
 		return
 	}
 	next := p.out.sealer.Next()
-	highest := replay.Reconstruct(r.Highest, 32, next)
+	highest := replay.Reconstruct(r.Highest, wire.ReportBits, next)
 	if highest >= next {
 		return
 	}

@@ -96,6 +96,7 @@ type Relay struct {
 	far     [reportLegsSize]byte // of the other end's latest report
 	hasFar  bool
 
+	reportGap atomic.Int64 // time.Duration from one report to the next, less than firstReport before the first
 	reportAt  atomic.Int64 // since began: when the next report is due; 0: firstReport after the next packet
 	reporting sync.Mutex   // guards reportBuf
 	reportBuf [reportSize]byte

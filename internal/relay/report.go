@@ -30,9 +30,11 @@ const (
 	reportPackets  = 1<<24 - 1
 
 	// firstReport is how long after the first packet of its peer an end begins to
-	// report, reportEvery how often it goes on.
+	// report. The next one comes as much later, and the time between them doubles up to
+	// rareReport: what a call is like is known early, and what it costs to know is little
+	// in calls that last.
 	firstReport = time.Second
-	reportEvery = 5 * time.Second
+	rareReport  = 16 * time.Second
 
 	silent = math.MaxInt64 // in place of when the next report is due: never
 )
@@ -89,15 +91,20 @@ func parseLegs(b *[reportLegsSize]byte) (side Side) {
 
 // reportIsDue says whether it is time to report to the other end, once each time.
 func (r *Relay) reportIsDue(at time.Duration) bool {
-	switch next := r.reportAt.Load(); {
+	next := r.reportAt.Load()
+	switch {
 	case next == 0:
 		r.reportAt.CompareAndSwap(0, int64(at+firstReport))
 		return false
 	case next > int64(at):
 		return false
-	default:
-		return r.reportAt.CompareAndSwap(next, int64(at+reportEvery))
 	}
+	gap := max(time.Duration(r.reportGap.Load()), firstReport)
+	if !r.reportAt.CompareAndSwap(next, int64(at+gap)) {
+		return false
+	}
+	r.reportGap.Store(int64(min(2*gap, rareReport)))
+	return true
 }
 
 // report tells the other end. It is called by the Poller, as the Sink is.

@@ -147,8 +147,8 @@ func TestEachLegHasItsOwnLosses(t *testing.T) {
 			t.Errorf("%s: %d of %d packets lost, %.1f %%, want %.1f %%", name, leg.got.Lost, leg.got.Packets, got, leg.percent)
 		}
 	}
-	// 600 packets both ways take 11 s: lan reports a second after its first packet and every 5 s, pbx answers likewise.
-	if w.reports != [2]int{3, 3} && w.reports != [2]int{2, 2} && w.reports != [2]int{3, 2} {
+	// 600 packets both ways take 11 s: lan reports 1, 2, 4 and 8 s after its first packet, pbx answers likewise.
+	if lan, pbx := w.reports[0], w.reports[1]; lan < 3 || lan > 5 || pbx < 3 || pbx > 5 {
 		t.Errorf("%v reports", w.reports)
 	}
 	for _, p := range []*peer{w.phone, w.desk} {

@@ -72,7 +72,10 @@ const (
 	// MaxFragment is how much longer than its piece a fragment can be.
 	MaxFragment = 1 + 5 + 2 + 2 + 2 + 2
 	// MaxFeedback is the longest of the records that carry no packet.
-	MaxFeedback = 13
+	MaxFeedback = 10
+
+	// ReportBits is how many bits of its counters a report has.
+	ReportBits = 24
 )
 
 const (
@@ -116,8 +119,8 @@ type Record struct {
 	Unknown       bool // ack: the context or its slot is not known
 
 	ID, Time        uint32 // probe, reply: as the prober likes
-	Highest         uint32 // report: low bits of the highest counter received
-	Received, Delay uint32 // report: datagrams received; us since the highest one
+	Highest         uint32 // report: low ReportBits of the highest counter received
+	Received, Delay uint32 // report: those of datagrams received; us since the highest one, 2^24 - 1 at most
 	Code            uint8  // close
 
 	// Length is that of what follows the record's head: payload, packet or piece.
@@ -210,7 +213,7 @@ func parseRecord(b []byte, r *Record) (int, error) {
 		r.ID, r.Time = f.uint32("id"), f.uint32("time")
 	case RecordReport:
 		f.record = "report"
-		r.Highest, r.Received, r.Delay = f.uint32("highest"), f.uint32("received"), f.uint32("delay")
+		r.Highest, r.Received, r.Delay = f.uint24("highest"), f.uint24("received"), f.uint24("delay")
 	case RecordClose:
 		f.record = "close"
 		r.Code = f.uint8("code")
@@ -253,6 +256,11 @@ func (f *recordFields) take(n int, field string) []byte {
 
 func (f *recordFields) uint8(field string) uint8   { return f.take(1, field)[0] }
 func (f *recordFields) uint16(field string) uint16 { return binary.BigEndian.Uint16(f.take(2, field)) }
+func (f *recordFields) uint24(field string) uint32 {
+	b := f.take(3, field)
+	return uint32(b[0])<<16 | uint32(b[1])<<8 | uint32(b[2])
+}
+
 func (f *recordFields) uint32(field string) uint32 { return binary.BigEndian.Uint32(f.take(4, field)) }
 
 // flags reads a byte of which only the bits of allowed may be set.
@@ -371,13 +379,17 @@ func (r *Record) Append(dst []byte) []byte {
 		dst = binary.BigEndian.AppendUint32(append(dst, byte(r.Type)), r.ID)
 		return binary.BigEndian.AppendUint32(dst, r.Time)
 	case RecordReport:
-		dst = binary.BigEndian.AppendUint32(append(dst, byte(r.Type)), r.Highest)
-		dst = binary.BigEndian.AppendUint32(dst, r.Received)
-		return binary.BigEndian.AppendUint32(dst, r.Delay)
+		dst = appendUint24(append(dst, byte(r.Type)), r.Highest)
+		return appendUint24(appendUint24(dst, r.Received), min(r.Delay, 1<<ReportBits-1))
 	case RecordClose:
 		return append(dst, byte(r.Type), r.Code)
 	}
 	return append(dst, byte(r.Type))
+}
+
+// appendUint24 appends the low 24 bits of v.
+func appendUint24(dst []byte, v uint32) []byte {
+	return append(dst, byte(v>>16), byte(v>>8), byte(v))
 }
 
 // packetType returns the type for RTP or the one behind it, for RTCP.
