@@ -63,6 +63,10 @@ e2e: ## network namespaces with Kamailio, baresip, SIPp (root); one test: make e
 soak: ## 10,000 registrations and 10,000 calls through both programs, and what is left of them
 	SOAK=10000 $(GO) test -tags e2e -count=1 -timeout 15m -v -run TestSoak ./test/e2e/soak
 
+.PHONY: bench-deps
+bench-deps: ## the Debian packages of the programs that bench measures beside (root)
+	.ci/test-deps bench
+
 .PHONY: bench
 bench: build ## the two programs measured from outside, into build/bench.json; media as root only
 	$(GO) run ./test/bench -bin bin -json build/bench.json

@@ -21,8 +21,12 @@
 // held up.
 //
 // CPU time is that of the processes, user and system, divided by the packets that
-// arrived. Absolute figures depend on the machine; ratios of one run do less. The
-// program and all that it starts run ahead of what else the machine does.
+// arrived. Absolute figures depend on the machine; ratios of one run do less. So that
+// all figures of a row are of the same minutes, each system is measured several times
+// in turn with the others, each time in processes of its own, and the median counts.
+// The PBX's media is on a host of its own then (10.9.4.1), joined to the PBX's site by
+// this program (see ferry): on loopback who sends pays for the receiver's work too.
+// The program and all that it starts run ahead of what else the machine does.
 package main
 
 import (
@@ -100,6 +104,7 @@ type bench struct {
 	talkFor  time.Duration
 	profile  string
 	profiles int
+	void     bool // what perPacket has measured
 	messages io.Writer
 	rows     []report.Row
 }
@@ -138,6 +143,11 @@ func (b *bench) with(s system, f func(*setup) error) error {
 		return err
 	}
 	defer n.close()
+	if s.apart {
+		if err := n.addMedia(); err != nil {
+			return err
+		}
+	}
 	m, err := b.open(n, s)
 	if errors.Is(err, errMissing) {
 		b.say("left out: %v", err)
