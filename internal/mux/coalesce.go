@@ -151,8 +151,8 @@ var (
 const (
 	pingBurst    = 64
 	pingRefill   = 100 * time.Millisecond // one comes back
-	streamBurst  = 4096
-	streamRefill = 10 * time.Millisecond // likewise: a hundred calls a second
+	streamBurst  = 64
+	streamRefill = time.Second // likewise
 )
 
 // frameGuard follows the frames of a yamux connection as they are read and

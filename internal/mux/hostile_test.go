@@ -344,8 +344,8 @@ func TestFrameGuard(t *testing.T) {
 	if err == nil {
 		t.Error("too many streams passed")
 	}
-	now = now.Add(time.Second)
-	for i := range 2 * streamBurst { // an office that makes many calls
+	now = now.Add(streamRefill)
+	for i := range 2 * streamBurst { // now and then
 		now = now.Add(streamRefill)
 		if err := g.pass(header(yamuxWindowUpdate, yamuxSYN, 0), clock); err != nil {
 			t.Fatalf("stream %d: %v", i, err)

@@ -34,14 +34,13 @@ const (
 	ackEvery = 32
 
 	// Streams of a client that are of no use cost memory until yamux forgets
-	// them, so there is an end to them: concurrently without a type yet, and
-	// refused ones per connection.
-	maxUntypedStreams = 64
-	maxRefusedStreams = 64
+	// them, up to maxWindow each, so there is an end to them: concurrently without a
+	// type yet, and refused ones per connection. An honest client has three streams.
+	maxUntypedStreams = 4
+	maxRefusedStreams = 4
 
 	// maxWindow is how much may be under way in a stream, in bytes: the media of
-	// 400 calls with half a second of round trip. A stream that is not read gets no
-	// more than the 256 KiB that it begins with.
+	// 400 calls with half a second of round trip. yamux grants all of it at once.
 	maxWindow = 2 << 20
 )
 

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -55,7 +56,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	pending   map[net.Conn]struct{} // not attached to a session yet
 	sessions  map[wire.SessionID]*Session
-	warned    time.Time // see warn
+	warned    map[string]time.Time // by credential, see warn
 
 	datagrams *udp.Conn // nil: none; set before the first session
 	paths     pathTable
@@ -77,6 +78,7 @@ func NewServer(c ServerConfig) *Server {
 		listeners: make(map[net.Listener]struct{}),
 		pending:   make(map[net.Conn]struct{}),
 		sessions:  make(map[wire.SessionID]*Session),
+		warned:    make(map[string]time.Time),
 	}
 }
 
@@ -159,18 +161,19 @@ func remoteAddr(conn net.Conn) netip.Addr {
 	return netip.Addr{}
 }
 
-// warn logs what a client has done, once a minute at most: it may do so all the time.
-// The counters tell how often.
-func (s *Server) warn(log *zap.Logger, text string, err error) {
+// warn logs what a client has done, once a minute for each credential at most: it may do
+// so all the time. The counters tell how often.
+func (s *Server) warn(session *Session, text string, err error) {
 	s.mu.Lock()
 	now := time.Now()
-	due := s.warned.IsZero() || now.Sub(s.warned) >= time.Minute
-	if due {
-		s.warned = now
+	maps.DeleteFunc(s.warned, func(_ string, at time.Time) bool { return now.Sub(at) >= time.Minute })
+	_, told := s.warned[session.credential]
+	if !told {
+		s.warned[session.credential] = now
 	}
 	s.mu.Unlock()
-	if due {
-		log.Warn(text, zap.Error(err))
+	if !told {
+		session.log.Warn(text, zap.Error(err))
 	}
 }
 

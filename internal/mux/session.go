@@ -207,15 +207,15 @@ func (s *Session) attach(l *link, m wire.Attach) error {
 // is anything that it has done.
 func (s *Session) tellEnd(err error) {
 	switch {
-	case errors.Is(err, errManyStreams):
-		s.counters.Counter("tunnel.closed.too_many_streams").Inc()
-		s.server.warn(s.log, "client disconnected, it makes more than 100 calls a second for long; "+
-			"let several tunnelproxies share them, or revoke the credential if it is not to make as many", err)
-	case errors.Is(err, errManyPings):
-		s.counters.Counter("tunnel.closed.too_many_pings").Inc()
-		s.server.warn(s.log, "client disconnected, it floods the connection; update it, or revoke the credential if it is stolen", err)
+	case errors.Is(err, errManyStreams), errors.Is(err, errManyPings):
+		reason := "tunnel.closed.too_many_pings"
+		if errors.Is(err, errManyStreams) {
+			reason = "tunnel.closed.too_many_streams"
+		}
+		s.counters.Counter(reason).Inc()
+		s.server.warn(s, "client disconnected, it floods the connection; update it, or revoke the credential if it is stolen", err)
 	case errors.Is(err, ErrProtocol):
-		s.server.warn(s.log, "client disconnected, it broke the protocol; update it, or revoke the credential if it is stolen", err)
+		s.server.warn(s, "client disconnected, it broke the protocol; update it, or revoke the credential if it is stolen", err)
 	}
 }
 
