@@ -8,7 +8,7 @@
 // as there are such threads (MakeRoom), and nobody has one less for it.
 //
 // Who needs that thread stopped, the garbage collector above all, sends it a signal, which
-// ends the wait early.
+// interrupts the wait; the runtime does so every 10 ms too.
 package doze
 
 import "time"

@@ -2,6 +2,7 @@ package doze
 
 import (
 	"runtime"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -17,8 +18,9 @@ func MakeRoom() {
 	}
 }
 
-// Room says whether MakeRoom has made room. Without, everything here tells the runtime.
-func Room() bool { return runtime.GOMAXPROCS(0) > runtime.NumCPU() }
+// Room says whether there is room, as MakeRoom makes it. Without, nobody is to call what
+// follows.
+func Room() bool { return runtime.GOMAXPROCS(0) == runtime.NumCPU()+threads }
 
 // Nap sleeps for d, or until a signal comes.
 func Nap(d time.Duration) {
@@ -26,16 +28,30 @@ func Nap(d time.Duration) {
 	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&left)), 0, 0)
 }
 
-// Poll asks an epoll instance for events, for Longest at most or until a signal comes, or
-// not at all if it is not to wait. It returns how many there are.
-func Poll(epoll int, events []unix.EpollEvent, wait bool) int {
-	timeout := uintptr(0)
-	if wait {
-		timeout = uintptr(Longest.Milliseconds())
+// Poll asks an epoll instance for events and returns how many there are. It does not wait.
+func Poll(epoll int, events []unix.EpollEvent) int {
+	n, _ := poll(epoll, events, 0)
+	return n
+}
+
+// Wait waits for events, for Longest at most, and returns how many there are. The signals
+// that come do not end it: the runtime stops who has a processor for long.
+func Wait(epoll int, events []unix.EpollEvent) int {
+	n, errno := poll(epoll, events, Longest)
+	if errno != unix.EINTR {
+		return n
 	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), timeout, 0, 0)
+	for until := time.Now().Add(Longest); errno == unix.EINTR && time.Now().Before(until); {
+		n, errno = poll(epoll, events, time.Until(until))
+	}
+	return n
+}
+
+func poll(epoll int, events []unix.EpollEvent, wait time.Duration) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)),
+		uintptr(max(wait.Milliseconds(), 0)), 0, 0)
 	if errno != 0 {
-		return 0
+		return 0, errno
 	}
-	return int(n)
+	return int(n), 0
 }

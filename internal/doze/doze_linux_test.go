@@ -54,7 +54,7 @@ func TestOthersRun(t *testing.T) {
 			for !stop.Load() {
 				if i == 0 {
 					doze.Nap(doze.Longest)
-				} else if n := doze.Poll(epoll, events[:], true); n != 0 {
+				} else if n := doze.Wait(epoll, events[:]); n != 0 {
 					t.Errorf("%d events of an epoll instance without sockets", n)
 				}
 			}
@@ -74,6 +74,23 @@ func TestOthersRun(t *testing.T) {
 	<-done
 }
 
+// TestLongestIsReached: neither the runtime's signals nor anything else end a wait before
+// its time, as they would for a thread that has nothing to do and never learnt it.
+func TestLongestIsReached(t *testing.T) {
+	makeRoom(t)
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(epoll)
+	began := time.Now()
+	var events [1]unix.EpollEvent
+	doze.Wait(epoll, events[:])
+	if took := time.Since(began); took < doze.Longest-5*time.Millisecond {
+		t.Errorf("it has waited for %v", took)
+	}
+}
+
 func TestPoll(t *testing.T) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -86,13 +103,13 @@ func TestPoll(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	var events [4]unix.EpollEvent
-	if n := doze.Poll(epoll, events[:], false); n != 0 {
+	if n := doze.Poll(epoll, events[:]); n != 0 {
 		t.Errorf("%d events before there is a socket", n)
 	}
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: 7}); err != nil {
 		t.Fatal(err)
 	}
-	if n := doze.Poll(epoll, events[:], true); n != 1 || events[0].Fd != 7 {
+	if n := doze.Wait(epoll, events[:]); n != 1 || events[0].Fd != 7 {
 		t.Errorf("%d events, %+v", n, events[0])
 	}
 }

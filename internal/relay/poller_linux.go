@@ -147,7 +147,7 @@ func (p *Poller) nap(wait time.Duration) {
 // Poller that has work dozes; one that has none leaves its processor to others.
 func (p *Poller) sleep() int {
 	if p.room {
-		if n := doze.Poll(p.epoll, p.events[:], true); n > 0 {
+		if n := doze.Wait(p.epoll, p.events[:]); n > 0 {
 			return n
 		}
 	}
@@ -161,7 +161,7 @@ func (p *Poller) sleep() int {
 // drain takes what the sockets have.
 func (p *Poller) drain() (taken int) {
 	for taken < drainLimit {
-		n := doze.Poll(p.epoll, p.events[:], false)
+		n := doze.Poll(p.epoll, p.events[:])
 		if n == 0 {
 			break
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,33 @@ func TestDozing(t *testing.T) {
 	t.Run("address", TestAnswerComesFromTheAddressAsked)
 	t.Run("errors", TestErrors)
 	t.Run("allocations", TestBurstsDoNotAllocate)
+}
+
+// TestIdle: a socket to which nothing comes keeps nobody awake.
+func TestIdle(t *testing.T) {
+	makeRoom(t)
+	conn, err := Listen("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var returned atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for conn.Receive(func([]byte, Route) {}) == nil {
+			returned.Add(1)
+		}
+	}()
+	<-time.After(2 * doze.Longest)
+	before := returned.Load()
+	<-time.After(4 * doze.Longest)
+	if more := returned.Load() - before; more > 2 {
+		t.Errorf("Receive has returned %d times with nothing", more)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	<-done
 }
 
 // TestCloseWakes closes a socket on which somebody waits, before it takes itself for idle

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ type Conn struct {
 	closed    atomic.Bool
 	receiving sync.Mutex // held while Receive uses fd
 	in        call
+	quiet     time.Time // of the first signal since a datagram came; zero: there was none
 	poll      [1]unix.PollFd
 	sending   sync.Mutex // guards out, gso; held while Send uses fd
 	out       call
@@ -154,7 +156,7 @@ func (c *Conn) Receive(f func(datagram []byte, from Route)) error {
 	if err := c.receive(); err != nil {
 		return err
 	}
-	if c.in.message.Flags&unix.MSG_TRUNC != 0 {
+	if c.in.n == 0 || c.in.message.Flags&unix.MSG_TRUNC != 0 {
 		return nil
 	}
 	segment := c.in.n
@@ -192,10 +194,12 @@ func (c *Conn) receive() error {
 	in.message = unix.Msghdr{Name: &in.name[0], Namelen: uint32(len(in.name)), Iov: &in.vector, Control: &in.controlBytes()[0]}
 	in.message.SetIovlen(1)
 	in.message.SetControllen(controlSize)
+	in.errno = unix.EAGAIN
 	if c.room {
 		in.do(unix.SYS_RECVMSG, c.fd, 0)
-	} else {
-		in.errno = unix.EAGAIN
+		if in.errno == unix.EINTR && c.isQuiet() {
+			in.errno = unix.EAGAIN
+		}
 	}
 	for in.errno == unix.EAGAIN {
 		// There is not much to do.
@@ -209,6 +213,7 @@ func (c *Conn) receive() error {
 	}
 	switch in.errno {
 	case 0:
+		c.quiet = time.Time{}
 	case unix.EINTR:
 		in.n = 0
 	default:
@@ -218,6 +223,16 @@ func (c *Conn) receive() error {
 		return net.ErrClosed
 	}
 	return nil
+}
+
+// isQuiet is asked after a signal. It says whether nothing has come for so long that the
+// processor is to be left to others. The runtime sends signals all the time to who keeps one.
+func (c *Conn) isQuiet() bool {
+	now := time.Now()
+	if c.quiet.IsZero() {
+		c.quiet = now
+	}
+	return now.Sub(c.quiet) >= doze.Longest
 }
 
 // do makes the call without the runtime being told of it: it does not wait, or not long.
