@@ -171,7 +171,7 @@ func call(c sipfwd.CallInfo) []zap.Field {
 func uri(key, value string) zap.Field {
 	u, ok := sipmsg.ParseURI([]byte(value))
 	if !ok {
-		return text(key, value)
+		return text(key, broken(value))
 	}
 	if u.Headers != nil {
 		value = value[:len(value)-len(u.Headers)-len("?")]
@@ -181,6 +181,21 @@ func uri(key, value string) zap.Field {
 		value = value[:user+i] + value[user+len(u.User):]
 	}
 	return text(key, value)
+}
+
+// broken is the text of a URI that cannot be parsed, without all that could be a password or
+// headers in it.
+func broken(value string) string {
+	value, _, _ = strings.Cut(value, "?")
+	at := strings.LastIndexByte(value, '@')
+	if at < 0 {
+		return value
+	}
+	scheme := strings.IndexByte(value[:at], ':') + 1
+	if i := strings.IndexByte(value[scheme:at], ':'); i >= 0 {
+		return value[:scheme+i] + value[at:]
+	}
+	return value
 }
 
 // text is a field that is left out when it is empty, and bounded: a peer chose it.

@@ -161,6 +161,10 @@ func TestURIWithoutSecrets(t *testing.T) {
 		"sips:a;b:s3cret@[2001:db8::1]?":                     "sips:a;b@[2001:db8::1]",
 		"tel:+4930":                                          "tel:+4930",
 		"sip::s3cret@example.com":                            "sip:@example.com",
+		"sip:a:s3cret@h:99999?x=s3cret":                      "sip:a@h:99999",
+		"sip:a:s3cret@[::1":                                  "sip:a@[::1",
+		"sips:a:s3cret@":                                     "sips:a@",
+		"s3cret?":                                            "s3cret",
 	} {
 		if got := uri("from", in).String; got != want {
 			t.Errorf("%s is logged as %s, want %s", in, got, want)
