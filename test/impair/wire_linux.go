@@ -36,7 +36,7 @@ type Count struct{ Packets, Bytes int }
 func New(seed uint64, a, b End) (*Wire, error) {
 	w := &Wire{began: time.Now(), ends: [2]int{-1, -1}, counts: map[byte]Count{}}
 	for i, end := range []End{a, b} {
-		err := end.Do(func() (err error) { w.ends[i], err = OpenTUN(end.Device); return err })
+		err := end.Do(func() (err error) { w.ends[i], err = openTUN(end.Device); return err })
 		if err != nil {
 			w.Close()
 			return nil, err
@@ -48,9 +48,7 @@ func New(seed uint64, a, b End) (*Wire, error) {
 	return w, nil
 }
 
-// OpenTUN makes a TUN device in the present network namespace, for IP packets without a header of its own. Its descriptor does
-// not wait.
-func OpenTUN(name string) (int, error) {
+func openTUN(name string) (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("TUN device: %w", err)

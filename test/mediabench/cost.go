@@ -135,12 +135,12 @@ func (b *bench) cpu() error {
 		var peers []*costOf
 		for _, name := range l.peers {
 			if b.profile == "" || name == "rtpengine" {
-				peers = append(peers, &costOf{system: system{name: name, streams: l.streams, apart: true}})
+				peers = append(peers, &costOf{system: system{name: name, streams: l.streams}})
 			}
 		}
 		own := make([]*costOf, len(l.rows))
 		for i, r := range l.rows {
-			r.own.name, r.own.streams, r.own.apart = ours, l.streams, true
+			r.own.name, r.own.streams = ours, l.streams
 			own[i] = &costOf{system: r.own}
 		}
 		turns := inTurn

@@ -23,14 +23,13 @@ import (
 	"github.com/siptunnel/siptunnel/test/impair"
 )
 
-// Addresses of the hosts: on the link between them, of the office's LAN, of the PBX,
-// within the VPNs, and of the host that the PBX's media is at where that is another one.
+// Addresses of the two hosts: on the link between them, of the office's LAN, of
+// the PBX, and within the VPNs.
 const (
 	linkOffice, linkPBX = "10.9.0.1", "10.9.0.2"
 	lanAddr             = "10.9.1.1"
 	pbxAddr             = "10.9.2.1"
 	vpnOffice, vpnPBX   = "10.9.3.1", "10.9.3.2"
-	mediaAddr           = "10.9.4.1"
 )
 
 // A host is a network namespace.
@@ -40,8 +39,6 @@ type host struct{ name string }
 type network struct {
 	office, pbx host
 	wire        *impair.Wire // the link, if it is one of ours
-	media       host         // without a name: the PBX's media is at the PBX's site
-	ferry       *ferry       // that joins it
 }
 
 var networks atomic.Int32
@@ -89,31 +86,9 @@ func ip(lines ...string) error {
 	return nil
 }
 
-// addMedia gives the PBX's media a host of its own.
-func (n *network) addMedia() error {
-	p, m := n.pbx.name, n.office.name+"media"
-	if err := ip("netns add " + m); err != nil {
-		return err
-	}
-	n.media = host{m}
-	var err error
-	if n.ferry, err = newFerry(n.pbx, n.media, "media0"); err != nil {
-		return err
-	}
-	if err := n.pbx.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1"); err != nil {
-		return err
-	}
-	return ip(
-		"-n "+m+" link set lo up", "-n "+m+" addr add "+mediaAddr+"/32 dev media0",
-		"-n "+p+" link set media0 up", "-n "+m+" link set media0 up",
-		"-n "+p+" route add "+mediaAddr+" dev media0 src "+pbxAddr, "-n "+m+" route add default dev media0",
-	)
-}
-
 func (n *network) close() {
 	n.wire.Close()
-	n.ferry.close()
-	for _, h := range []host{n.office, n.pbx, n.media} {
+	for _, h := range []host{n.office, n.pbx} {
 		_ = exec.Command("ip", "netns", "del", h.name).Run()
 	}
 }

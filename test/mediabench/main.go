@@ -24,8 +24,6 @@
 // arrived. Absolute figures depend on the machine; ratios of one run do less. So that
 // all figures of a row are of the same minutes, each system is measured several times
 // in turn with the others, each time in processes of its own, and the median counts.
-// The PBX's media is on a host of its own then (10.9.4.1), joined to the PBX's site by
-// this program (see ferry): on loopback who sends pays for the receiver's work too.
 // The program and all that it starts run ahead of what else the machine does.
 package main
 
@@ -143,11 +141,6 @@ func (b *bench) with(s system, f func(*setup) error) error {
 		return err
 	}
 	defer n.close()
-	if s.apart {
-		if err := n.addMedia(); err != nil {
-			return err
-		}
-	}
 	m, err := b.open(n, s)
 	if errors.Is(err, errMissing) {
 		b.say("left out: %v", err)

@@ -223,21 +223,21 @@ func (v *vpn) startWireGuard(ctx context.Context, n *network, path string) error
 		}
 	}
 	for i, end := range []struct {
-		host                    host
-		name, own, peer, beyond string
-		listen                  int
-		endpoint                string
+		host            host
+		name, own, peer string
+		listen          int
+		endpoint        string
 	}{
-		{n.office, fmt.Sprintf("wgo%d", os.Getpid()), vpnOffice, vpnPBX, mediaAddr, 51821, linkPBX + ":51820"},
-		{n.pbx, fmt.Sprintf("wgp%d", os.Getpid()), vpnPBX, vpnOffice, lanAddr, 51820, linkOffice + ":51821"},
+		{n.office, fmt.Sprintf("wgo%d", os.Getpid()), vpnOffice, vpnPBX, 51821, linkPBX + ":51820"},
+		{n.pbx, fmt.Sprintf("wgp%d", os.Getpid()), vpnPBX, vpnOffice, 51820, linkOffice + ":51821"},
 	} {
 		p, err := end.host.start(ctx, path, "--foreground", end.name)
 		if err != nil {
 			return err
 		}
 		v.ends = append(v.ends, p)
-		config := fmt.Sprintf("set=1\nprivate_key=%x\nlisten_port=%d\npublic_key=%x\nendpoint=%s\nallowed_ip=%s/32\nallowed_ip=%s/32\n\n",
-			keys[i].Bytes(), end.listen, keys[1-i].PublicKey().Bytes(), end.endpoint, end.peer, end.beyond)
+		config := fmt.Sprintf("set=1\nprivate_key=%x\nlisten_port=%d\npublic_key=%x\nendpoint=%s\nallowed_ip=%s/32\n\n",
+			keys[i].Bytes(), end.listen, keys[1-i].PublicKey().Bytes(), end.endpoint, end.peer)
 		if err := eventually(func() error { return configureWireGuard(end.name, config) }); err != nil {
 			return err
 		}

@@ -16,7 +16,6 @@ type system struct {
 	flags   []string // for both of our programs
 	blocked bool     // no UDP between the hosts
 	wired   bool     // the link is a wire
-	apart   bool     // the PBX's media is on a host of its own
 	// warm is called when the first warmCalls are there, if it is not nil.
 	warm func(m *setup, few *streams) error
 }
@@ -92,11 +91,7 @@ func (b *bench) open(n *network, s system) (*setup, error) {
 func (b *bench) build(m *setup, s system) (err error) {
 	n := m.network
 	streamsTo := func(from, at string) error {
-		there := n.pbx
-		if s.apart {
-			there, at = n.media, mediaAddr
-		}
-		if m.streams, err = newStreams(n.office, from, there, at, s.streams, s.payload); err == nil {
+		if m.streams, err = newStreams(n.office, from, n.pbx, at, s.streams, s.payload); err == nil {
 			m.closers = append(m.closers, func() { _ = m.streams.close() })
 		}
 		return err
@@ -140,11 +135,6 @@ func (b *bench) build(m *setup, s system) (err error) {
 		}
 		m.closers = append(m.closers, v.close)
 		m.processes = v.ends
-		if s.apart {
-			if err := ip("-n " + n.office.name + " route add " + mediaAddr + " via " + vpnPBX); err != nil {
-				return err
-			}
-		}
 		if err := streamsTo(vpnOffice, vpnPBX); err != nil {
 			return err
 		}
