@@ -67,11 +67,12 @@ func (b *bench) bytes() error {
 func (b *bench) perPacketBytes(s system) (all, media float64, err error) {
 	err = b.with(s, func(m *setup) error {
 		m.network.wire.Set(impair.Conditions{Delay: 5 * time.Millisecond})
-		if _, err := m.streams.talk(talk{last: 2 * time.Second, both: true}); err != nil {
+		// The two ends tell each other more of a call when it is young.
+		if _, err := m.streams.talk(talk{last: 10 * time.Second, both: true}); err != nil {
 			return err
 		}
 		m.network.wire.TakeCounts()
-		r, err := m.streams.talk(talk{last: 6 * time.Second, both: true})
+		r, err := m.streams.talk(talk{last: 10 * time.Second, both: true})
 		if err != nil {
 			return err
 		}
