@@ -236,8 +236,12 @@ func (m *mediaPort) fromPhone(c relay.Component, packet []byte) {
 		_, _ = m.up[c].WriteTo(packet, m.toPBX[c]) // The tunnel counts what it drops.
 		return
 	}
-	if c == relay.RTP {
+	switch {
+	case c == relay.RTP:
 		m.direct.Add(1)
+		m.lan.Load().Aside()
+	case relay.IsReport(packet):
+		return // It is for the other end of the tunnel, and would say there what is true here.
 	}
 	_ = peer.lan.Load().Send(c, packet) // The relay counts what it drops.
 }

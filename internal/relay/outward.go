@@ -16,13 +16,16 @@ type outward struct {
 	based   bool   // highest, lost and missing are those of the last block
 	first   uint64 // number of the first packet, extended as in stream
 	missing int64  // what could not reach the peer: it never came here, or was withheld
-	highest uint32
-	lost    int32
-	told    span
-	excess  int64  // lost on the way to the peer; may be below 0 for a while, as counts are not of the same moment
-	jitter  uint64 // sum over blocks, in timestamp units
-	blocks  uint64
-	rtt     time.Duration // smoothed; 0: not known
+	// The reporter of the last block. Another one counts anew: a call may have been
+	// transferred.
+	reporter uint32
+	highest  uint32
+	lost     int32
+	told     span
+	excess   int64  // lost on the way to the peer; may be below 0 for a while, as counts are not of the same moment
+	jitter   uint64 // sum over blocks, in timestamp units
+	blocks   uint64
+	rtt      time.Duration // smoothed; 0: not known
 
 	// What the peer has said in an extended report; 0: nothing.
 	mos, discarded uint8
@@ -94,15 +97,20 @@ func (s *stream) hear(b reportBlock) bool {
 		return false
 	}
 	missing := s.missing()
+	if o.based && b.reporter == o.reporter {
+		if older := int32(o.highest - b.highest); older > 0 && older <= maxDropout {
+			return false // RTCP that was overtaken
+		}
+	}
 	packets, lost := int64(int32(b.highest-o.highest)), int64(b.lost)-int64(o.lost)
 	if !o.based {
 		packets, lost = int64(s.highest-behind-o.first)+1, int64(b.lost)
 	}
-	if packets >= 0 && packets <= maxBlockSpan && lost <= packets && lost >= -packets-MaxMisorder {
+	if anew := o.based && b.reporter != o.reporter; !anew && packets >= 0 && packets <= maxBlockSpan && lost <= packets && lost >= -packets-MaxMisorder {
 		o.told.packets += uint64(max(packets-(missing-o.missing), 0))
 		o.excess += lost - (missing - o.missing)
 	}
-	o.based, o.highest, o.lost, o.missing = true, b.highest, b.lost, missing
+	o.based, o.reporter, o.highest, o.lost, o.missing = true, b.reporter, b.highest, b.lost, missing
 	if rate := s.jitter.rate; rate != 0 && uint64(b.jitter) < uint64(ticks(maxTransitStep, rate)) {
 		o.jitter += uint64(b.jitter)
 		o.blocks++

@@ -96,9 +96,10 @@ type Relay struct {
 	far     [reportLegsSize]byte // of the other end's latest report
 	hasFar  bool
 
-	reportGap atomic.Int64 // time.Duration from one report to the next, less than firstReport before the first
-	reportAt  atomic.Int64 // since began: when the next report is due; 0: firstReport after the next packet
-	reporting sync.Mutex   // guards reportBuf
+	aside     atomic.Uint64 // packets; see Aside
+	reportGap atomic.Int64  // time.Duration from one report to the next, less than firstReport before the first
+	reportAt  atomic.Int64  // since began: when the next report is due; 0: firstReport after the next packet
+	reporting sync.Mutex    // guards reportBuf
 	reportBuf [reportSize]byte
 }
 
@@ -183,7 +184,7 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		r.drops.count(dropSize)
 		return ErrPacketSize
 	}
-	if c == RTCP && isReport(packet) {
+	if c == RTCP && IsReport(packet) {
 		r.reported(packet)
 		return nil
 	}
@@ -313,12 +314,12 @@ func (h *half) admit(packet []byte, src netip.AddrPort) verdict {
 	if len(packet) == 0 || len(packet) > MaxPacket {
 		return dropSize
 	}
-	if h.component == RTCP && isReport(packet) {
-		return dropReport
-	}
 	at := h.relay.now()
 	if v := h.latch.admit(src, at); v != pass {
 		return v
+	}
+	if h.component == RTCP && IsReport(packet) {
+		return dropReport
 	}
 	h.in.pass(packet)
 	if h.component == RTP {

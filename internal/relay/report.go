@@ -39,7 +39,9 @@ const (
 	silent = math.MaxInt64 // in place of when the next report is due: never
 )
 
-func isReport(packet []byte) bool {
+// IsReport says whether a packet of RTCP is a relay's own, for the other end of the tunnel
+// and nobody else.
+func IsReport(packet []byte) bool {
 	return len(packet) == reportSize && packet[0] == rtpVersion<<6|1 && packet[1] == rtcpApplication &&
 		string(packet[8:12]) == reportName
 }
@@ -120,10 +122,15 @@ func (r *Relay) report() {
 	if s := h.in.current(); s != nil {
 		ssrc, lost = s.ssrc, s.losses().lost
 	}
+	lost += r.aside.Load()
 	near, _ := h.side()
 	h.mu.Unlock()
 	r.sink(RTCP, appendReport(r.reportBuf[:0], ssrc, lost, near))
 }
+
+// Aside says that RTP which the Sink was given went somewhere else than into the tunnel, where
+// it is missing.
+func (r *Relay) Aside() { r.aside.Add(1) }
 
 // reported takes a report of the other end, which is answered from now on.
 func (r *Relay) reported(packet []byte) {

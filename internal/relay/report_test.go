@@ -30,7 +30,7 @@ func TestReportVector(t *testing.T) {
 	if err != nil || !bytes.Equal(report, want) {
 		t.Errorf("report %x, want %x, %v", report, want, err)
 	}
-	if !isReport(report) {
+	if !IsReport(report) {
 		t.Error("not known for a report")
 	}
 	var read rtcp.ApplicationDefined
@@ -95,7 +95,7 @@ func (w *tunnelled) passes(from *testRelay, c Component, packet []byte, lost boo
 		if got.packet == "done" {
 			break
 		}
-		if got.c != RTCP || !isReport([]byte(got.packet)) {
+		if got.c != RTCP || !IsReport([]byte(got.packet)) {
 			w.t.Fatalf("the sink got %+v", got)
 		}
 		w.reports[n]++
@@ -160,10 +160,28 @@ func TestEachLegHasItsOwnLosses(t *testing.T) {
 			if err != nil {
 				break
 			}
-			if isReport(buf[:n]) {
+			if IsReport(buf[:n]) {
 				t.Fatal("a peer got a report")
 			}
 		}
+	}
+}
+
+// TestPacketsAside: what went to another phone of the office meanwhile was not lost in the
+// tunnel.
+func TestPacketsAside(t *testing.T) {
+	w := newTunnelled(t, true)
+	never := func(int) bool { return false }
+	direct := func(i int) bool {
+		if i < 200 || i >= 300 {
+			return false
+		}
+		w.lan.Aside()
+		return true
+	}
+	w.talk(600, never, direct, never, never)
+	if leg := w.pbx.Stats().Quality.Near.Tunnel; leg.Lost != 0 || leg.Packets < 200 {
+		t.Errorf("%+v", leg)
 	}
 }
 
@@ -255,7 +273,7 @@ func TestReportsDoNotAllocate(t *testing.T) {
 func FuzzReport(f *testing.F) {
 	f.Add(appendReport(nil, 9, 3, Side{In: Leg{Packets: 5, Lost: 1, Jitter: ms}, Out: Leg{Packets: 7, RTT: ms}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if !isReport(b) {
+		if !IsReport(b) {
 			return
 		}
 		side := legsOfReport(b)

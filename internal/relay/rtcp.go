@@ -65,12 +65,13 @@ func nextRTCP(b []byte) (p rtcpPacket, rest []byte, ok bool) {
 // A reportBlock is what the sender of a report says of a stream that comes to it
 // (RFC 3550 section 6.4.1).
 type reportBlock struct {
-	ssrc    uint32
-	lost    int32  // in all; less than 0 when there were duplicates
-	highest uint32 // sequence number, with the cycles before it
-	jitter  uint32 // in timestamp units
-	last    uint32 // middle 32 bits of the time in the latest sender report; 0: none came
-	delay   uint32 // since that came, in 1/65536 s
+	reporter uint32 // SSRC of who says it
+	ssrc     uint32
+	lost     int32  // in all; less than 0 when there were duplicates
+	highest  uint32 // sequence number, with the cycles before it
+	jitter   uint32 // in timestamp units
+	last     uint32 // middle 32 bits of the time in the latest sender report; 0: none came
+	delay    uint32 // since that came, in 1/65536 s
 }
 
 // block returns the i-th report block of a sender or receiver report.
@@ -89,12 +90,13 @@ func (p rtcpPacket) block(i int) (b reportBlock, ok bool) {
 	f := p.body[at:]
 	lost := binary.BigEndian.Uint32(f[4:])
 	return reportBlock{
-		ssrc:    binary.BigEndian.Uint32(f),
-		lost:    int32(lost<<8) >> 8,
-		highest: binary.BigEndian.Uint32(f[8:]),
-		jitter:  binary.BigEndian.Uint32(f[12:]),
-		last:    binary.BigEndian.Uint32(f[16:]),
-		delay:   binary.BigEndian.Uint32(f[20:]),
+		reporter: binary.BigEndian.Uint32(p.body),
+		ssrc:     binary.BigEndian.Uint32(f),
+		lost:     int32(lost<<8) >> 8,
+		highest:  binary.BigEndian.Uint32(f[8:]),
+		jitter:   binary.BigEndian.Uint32(f[12:]),
+		last:     binary.BigEndian.Uint32(f[16:]),
+		delay:    binary.BigEndian.Uint32(f[20:]),
 	}, true
 }
 

@@ -84,6 +84,44 @@ func (l *lineup) told() span {
 	return told
 }
 
+// TestAnotherPeerReports: what one peer has lost stays lost when the call is transferred to
+// another, and what is said late is not said again.
+func TestAnotherPeerReports(t *testing.T) {
+	l := &lineup{t: t, ssrc: 9}
+	talk := func(first, last uint16) {
+		for seq := first; seq < last; seq++ {
+			l.send(seq, false, false, seq%10 == 3)
+		}
+	}
+	talk(0, 1000)
+	l.report()
+	early := l.peer.report(l.ssrc)
+	talk(1000, 2000)
+	l.report()
+	if got, want := l.told(), (span{2000, 200}); got != want {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+	l.control.heard(&l.out, marshalRTCP(t, &rtcp.ReceiverReport{SSRC: 77, Reports: []rtcp.ReceptionReport{early}}), l.at)
+	l.at += time.Second
+	l.report()
+	if got, want := l.told(), (span{2000, 200}); got != want {
+		t.Errorf("after a late report: %+v, want %+v", got, want)
+	}
+	l.peer = listener{}
+	say := func() {
+		l.at += time.Second
+		l.control.heard(&l.out, marshalRTCP(t, &rtcp.ReceiverReport{SSRC: 78, Reports: []rtcp.ReceptionReport{l.peer.report(l.ssrc)}}), l.at)
+	}
+	talk(2000, 2500)
+	say()
+	talk(2500, 3000)
+	say()
+	// The new peer's first report is where it counts from.
+	if got, want := l.told(), (span{2500, 250}); got != want {
+		t.Errorf("after a transfer: %+v, want %+v", got, want)
+	}
+}
+
 // TestWhatThePeerLost has a phone report on what it gets, and looks at whose the
 // losses are.
 func TestWhatThePeerLost(t *testing.T) {
