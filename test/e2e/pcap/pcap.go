@@ -197,18 +197,20 @@ func (p *Packet) decodeTransport(src, dst netip.Addr, segment []byte) {
 	p.Payload = segment[offset:]
 }
 
-// About returns the ends of the UDP datagram that an ICMP error over IPv4 tells of.
+// About returns the ends of the UDP datagram that an ICMP error, a destination that is unreachable, tells of.
 func (p *Packet) About() (src, dst netip.AddrPort, ok bool) {
-	const icmpHeader, ipHeader, unreachable = 8, 20, 3
-	if p.Protocol != ICMP || len(p.Payload) < icmpHeader+ipHeader || p.Payload[0] != unreachable {
+	const icmpHeader, unreachable4, unreachable6 = 8, 3, 1
+	if len(p.Payload) < icmpHeader {
 		return src, dst, false
 	}
-	quoted := p.Payload[icmpHeader:]
-	udp := int(quoted[0]&15) * 4
-	if Protocol(quoted[9]) != UDP || len(quoted) < udp+4 {
-		return src, dst, false
+	var original Packet
+	switch quoted := p.Payload[icmpHeader:]; {
+	case p.Protocol == ICMP && p.Payload[0] == unreachable4 && len(quoted) >= 20:
+		original.Protocol = Protocol(quoted[9])
+		original.decodeTransport(netip.AddrFrom4([4]byte(quoted[12:16])), netip.AddrFrom4([4]byte(quoted[16:20])), quoted[min(int(quoted[0]&15)*4, len(quoted)):])
+	case p.Protocol == ICMPv6 && p.Payload[0] == unreachable6 && len(quoted) >= 40:
+		original.Protocol = Protocol(quoted[6])
+		original.decodeTransport(netip.AddrFrom16([16]byte(quoted[8:24])), netip.AddrFrom16([16]byte(quoted[24:40])), quoted[40:])
 	}
-	src = netip.AddrPortFrom(netip.AddrFrom4([4]byte(quoted[12:16])), binary.BigEndian.Uint16(quoted[udp:]))
-	dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte(quoted[16:20])), binary.BigEndian.Uint16(quoted[udp+2:]))
-	return src, dst, true
+	return original.Src, original.Dst, original.Protocol == UDP && original.Src.Port() != 0
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"testing"
 )
@@ -128,5 +129,31 @@ func TestMessagesOfOneSegment(t *testing.T) {
 	all := p.Messages()
 	if len(all) != 3 || all[0].Status != 202 || all[1].Method != "NOTIFY" || string(all[1].Body) != "body" || all[2].Method != "BYE" {
 		t.Errorf("%d messages: %v", len(all), all)
+	}
+}
+
+// TestAbout reads what an error of ICMP is about, over either IP.
+func TestAbout(t *testing.T) {
+	udp := []byte{0x13, 0xe2, 0x9c, 0x40, 0, 8, 0, 0} // 5090 > 40000
+	header4 := append([]byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0}, 192, 0, 2, 1, 192, 0, 2, 2)
+	header6 := append([]byte{0x60, 0, 0, 0, 0, 8, 17, 64}, append(net.ParseIP("2001:db8::1"), net.ParseIP("2001:db8::2")...)...)
+	for _, test := range []struct {
+		protocol Protocol
+		kind     byte
+		quoted   []byte
+		src, dst string
+	}{
+		{ICMP, 3, append(header4, udp...), "192.0.2.1:5090", "192.0.2.2:40000"},
+		{ICMPv6, 1, append(header6, udp...), "[2001:db8::1]:5090", "[2001:db8::2]:40000"},
+		{ICMP, 8, append(header4, udp...), "", ""},
+		{ICMPv6, 2, append(header6, udp...), "", ""},
+		{ICMPv6, 1, header6[:39], "", ""},
+		{ICMP, 3, header4, "", ""},
+	} {
+		p := &Packet{Protocol: test.protocol, Payload: append([]byte{test.kind, 0, 0, 0, 0, 0, 0, 0}, test.quoted...)}
+		src, dst, ok := p.About()
+		if ok != (test.src != "") || ok && (src.String() != test.src || dst.String() != test.dst) {
+			t.Errorf("%v of kind %d: %v > %v, %t", test.protocol, test.kind, src, dst, ok)
+		}
 	}
 }
