@@ -168,7 +168,7 @@ func (b *bridges) Allocate(ctx context.Context, lan netip.Addr) (sipfwd.MediaPor
 	return b.bridge(pair, m)
 }
 
-// relay starts the LAN's end of m.
+// relay starts the LAN's end of m, in place of the one that it has, if it has one.
 func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
 	return relay.Start(relay.Config{
 		Pair:     pair,
@@ -177,6 +177,7 @@ func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
 		Sink:     m.fromPhone,
 		Report:   true,
 		Counters: b.counters,
+		Replaces: m.lan.Load(),
 	})
 }
 
@@ -195,8 +196,7 @@ type mediaPort struct {
 
 	mu        sync.Mutex // orders SetPhone, Move and Close
 	closed    bool
-	rtp, rtcp netip.AddrPort              // the phone's
-	before    atomic.Pointer[relay.Stats] // of the relays that lan has replaced; nil: none
+	rtp, rtcp netip.AddrPort // the phone's
 }
 
 func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) {
@@ -210,7 +210,7 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) 
 	}
 	m.lan.Store(lan)
 	m.end = b.ledger.Open(func() admin.Relay {
-		stats := m.stats()
+		stats := m.lan.Load().Stats()
 		figures := admin.RelayOf(stats, m.legs(stats))
 		figures.LANAddress, figures.PBXAddress = m.LAN().String(), m.pbx.String()
 		figures.PacketsDirect = m.direct.Load()
@@ -244,14 +244,6 @@ func (m *mediaPort) fromPhone(c relay.Component, packet []byte) {
 		return // It is for the other end of the tunnel, and would say there what is true here.
 	}
 	_ = peer.lan.Load().Send(c, packet) // The relay counts what it drops.
-}
-
-func (m *mediaPort) stats() relay.Stats {
-	stats := m.lan.Load().Stats()
-	if before := m.before.Load(); before != nil {
-		stats = stats.After(*before)
-	}
-	return stats
 }
 
 func (m *mediaPort) legs(stats relay.Stats) []quality.Leg {
@@ -302,13 +294,7 @@ func (m *mediaPort) Move(lan netip.Addr) error {
 		return err
 	}
 	moved.SetRemote(m.rtp, m.rtcp)
-	old := m.lan.Swap(moved)
-	_ = old.Close()
-	seen := old.Stats()
-	if before := m.before.Load(); before != nil {
-		seen = seen.After(*before)
-	}
-	m.before.Store(&seen)
+	m.lan.Store(moved)
 	return nil
 }
 
@@ -318,7 +304,7 @@ func (m *mediaPort) Join(peer sipfwd.MediaPort) {
 }
 
 func (m *mediaPort) Stats() sipfwd.MediaStats {
-	seen := m.stats()
+	seen := m.lan.Load().Stats()
 	stats := admin.MediaOf(seen, m.legs(seen))
 	stats.PacketsDirect = m.direct.Load()
 	return stats

@@ -60,24 +60,45 @@ type testRelay struct {
 	*Relay
 	t        testing.TB
 	sunk     chan taken
-	clock    atomic.Int64
+	clock    *atomic.Int64
 	counters counter.Set
 }
 
 func newTestRelay(t testing.TB, addr netip.Addr, accept Policy) *testRelay {
 	t.Helper()
+	r := &testRelay{t: t, clock: new(atomic.Int64)}
+	r.start(addr, accept, func(config Config) (*Relay, error) {
+		return start(config, time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) })
+	})
+	return r
+}
+
+// replaced returns a relay that has taken the place of r.
+func (r *testRelay) replaced(addr netip.Addr, accept Policy) *testRelay {
+	r.t.Helper()
+	other := &testRelay{t: r.t, clock: r.clock}
+	other.start(addr, accept, func(config Config) (*Relay, error) {
+		config.Replaces = r.Relay
+		return Start(config)
+	})
+	return other
+}
+
+func (r *testRelay) start(addr netip.Addr, accept Policy, start func(Config) (*Relay, error)) {
+	t := r.t
+	t.Helper()
 	pair, err := freePorts(t, addr, 2, time.Now).Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &testRelay{t: t, sunk: make(chan taken, 1000)}
+	r.sunk = make(chan taken, 1000)
 	r.Relay, err = start(Config{
 		Pair:     pair,
 		Poller:   newPoller(t, PollerConfig{}),
 		Accept:   accept,
 		Sink:     func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} },
 		Counters: &r.counters,
-	}, time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) })
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +110,6 @@ func newTestRelay(t testing.TB, addr netip.Addr, accept Policy) *testRelay {
 			t.Errorf("packet nobody expected: %+v", <-r.sunk)
 		}
 	})
-	return r
 }
 
 // expect waits for the next packet to come out of the Sink. As a socket keeps

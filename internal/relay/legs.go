@@ -20,25 +20,9 @@ type Leg struct {
 	RTT time.Duration
 }
 
-func (l Leg) after(before Leg) Leg {
-	l.Packets += before.Packets
-	l.Lost += before.Lost
-	if l.Jitter == 0 {
-		l.Jitter = before.Jitter
-	}
-	if l.RTT == 0 {
-		l.RTT = before.RTT
-	}
-	return l
-}
-
 // A Side is what one end of the tunnel knows: of what comes from its peer, of what
 // comes out of the tunnel, and of what goes to its peer, as that tells in RTCP.
 type Side struct{ In, Tunnel, Out Leg }
-
-func (s Side) after(before Side) Side {
-	return Side{s.In.after(before.In), s.Tunnel.after(before.Tunnel), s.Out.after(before.Out)}
-}
 
 // A Format is what RTP says of its payload.
 type Format struct {
@@ -65,23 +49,6 @@ type Quality struct {
 
 	In, Out Format
 	Opinion Opinion // of what is sent to the peer
-}
-
-func (q Quality) after(before Quality) Quality {
-	q.Near = q.Near.after(before.Near)
-	if !q.Apart {
-		q.Far, q.Apart = before.Far, before.Apart
-	}
-	if !q.In.Known {
-		q.In = before.In
-	}
-	if !q.Out.Known {
-		q.Out = before.Out
-	}
-	if q.Opinion == (Opinion{}) {
-		q.Opinion = before.Opinion
-	}
-	return q
 }
 
 // side returns this end's legs, and says whether the losses of the tunnel are told

@@ -37,8 +37,8 @@ func (m *meter) pass(packet []byte) {
 	m.bytes += uint64(len(packet))
 }
 
-// measure takes note of a packet of the RTP port, if it is RTP, which it says, that
-// came at the time at, in time since any fixed moment.
+// measure takes note of a packet of the RTP port that came at the time at, in time
+// since any fixed moment, and says whether it is RTP that did not come before.
 func (m *meter) measure(packet []byte, at time.Duration) bool {
 	if !isRTP(packet) {
 		return false
@@ -49,8 +49,7 @@ func (m *meter) measure(packet []byte, at time.Duration) bool {
 	if _, err := h.Unmarshal(m.fixed[:]); err != nil {
 		return false
 	}
-	m.stream(h.SSRC).observe(&h, at)
-	return true
+	return m.stream(h.SSRC).observe(&h, at)
 }
 
 // isRTP tells RTP from what else may come to an RTP port: STUN, DTLS and ZRTP by

@@ -73,6 +73,11 @@ type Config struct {
 
 	// Counters counts what is dropped, as media.dropped.REASON. It may be nil.
 	Counters *counter.Set
+
+	// Replaces is the Relay in whose place this one is, with another Pair for the same
+	// peer. Start closes it, and this one goes on with what that has measured. On an
+	// error it stays as it is. Nil: none.
+	Replaces *Relay
 }
 
 // A Relay joins one peer's media ports to a Sink and to Send. Its methods are
@@ -120,6 +125,9 @@ type half struct {
 // Start begins to relay. As long as SetRemote has named no address, all packets
 // are dropped. On an error the Pair is closed.
 func Start(config Config) (*Relay, error) {
+	if old := config.Replaces; old != nil {
+		return start(config, old.began, old.now)
+	}
 	began := time.Now()
 	return start(config, began, func() time.Duration { return time.Since(began) })
 }
@@ -151,7 +159,38 @@ func start(config Config, began time.Time, now func() time.Duration) (*Relay, er
 			return nil, errors.Join(fmt.Errorf("media socket: %w", err), r.Close())
 		}
 	}
+	if config.Replaces != nil {
+		r.replace(config.Replaces)
+	}
 	return r, nil
+}
+
+// replace closes old and takes from it what it has measured, before there is a remote
+// address and so anything else to measure.
+func (r *Relay) replace(old *Relay) {
+	_ = old.Close() // that of its ports
+	for c := range r.halves {
+		from, to := &old.halves[c], &r.halves[c]
+		from.mu.Lock()
+		in, out := from.in, from.out
+		from.in, from.out = meter{}, meter{} // Who still sends there measures for nobody.
+		from.mu.Unlock()
+		to.mu.Lock()
+		to.in, to.out = in, out
+		to.mu.Unlock()
+	}
+	from, to := &old.halves[RTP], &r.halves[RTP]
+	from.mu.Lock()
+	control, far, hasFar := old.control, old.far, old.hasFar
+	from.mu.Unlock()
+	to.mu.Lock()
+	r.control, r.far, r.hasFar = control, far, hasFar
+	to.mu.Unlock()
+	r.drops.add(&old.drops)
+	r.lastIn.Store(old.lastIn.Load())
+	r.aside.Store(old.aside.Load())
+	r.reportGap.Store(old.reportGap.Load())
+	r.reportAt.Store(old.reportAt.Load())
 }
 
 // LocalAddr returns the address of the RTP port. RTCP's is one port higher.

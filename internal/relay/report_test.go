@@ -106,7 +106,13 @@ func (w *tunnelled) passes(from *testRelay, c Component, packet []byte, lost boo
 // talk has both sides send for n packets of 20 ms.
 func (w *tunnelled) talk(n int, lanLost, upLost, pbxLost, downLost func(i int) bool) {
 	w.t.Helper()
-	for i := range n {
+	w.talkOn(0, n, lanLost, upLost, pbxLost, downLost)
+}
+
+// talkOn does so from packet first to before packet end.
+func (w *tunnelled) talkOn(first, end int, lanLost, upLost, pbxLost, downLost func(i int) bool) {
+	w.t.Helper()
+	for i := first; i < end; i++ {
 		for from, lost := range map[*testRelay][2]bool{w.lan: {lanLost(i), upLost(i)}, w.pbx: {pbxLost(i), downLost(i)}} {
 			ssrc := uint32(9)
 			if from == w.pbx {
@@ -171,7 +177,6 @@ func TestEachLegHasItsOwnLosses(t *testing.T) {
 // tunnel.
 func TestPacketsAside(t *testing.T) {
 	w := newTunnelled(t, true)
-	never := func(int) bool { return false }
 	direct := func(i int) bool {
 		if i < 200 || i >= 300 {
 			return false
@@ -184,6 +189,64 @@ func TestPacketsAside(t *testing.T) {
 		t.Errorf("%+v", leg)
 	}
 }
+
+// TestReplacedRelay: what was measured before the phone went to another place is known
+// after it, at both ends, and each leg keeps its losses.
+func TestReplacedRelay(t *testing.T) {
+	w := newTunnelled(t, true)
+	w.talk(300, every(1, 10), every(2, 40), never, never)
+	if err := w.lan.Send(RTP, nil); err == nil {
+		t.Fatal("nothing was sent")
+	}
+	before := w.lan.Stats()
+	w.lan = w.lan.replaced(loopback4, LANPolicy(nil))
+	w.lan.SetRemote(w.phone.addr(), w.phone.addr())
+	if s := w.lan.Stats(); s.In != before.In || s.Out != before.Out || s.Dropped != before.Dropped || s.LastIn != before.LastIn || s.Quality != before.Quality {
+		t.Errorf("%+v, before %+v", s, before)
+	}
+	w.talkOn(300, 1000, never, never, never, never)
+	lan, pbx := w.lan.Stats().Quality, w.pbx.Stats().Quality
+	for name, leg := range map[string]struct {
+		got  Leg
+		lost uint64
+	}{
+		"phone to lan, as lan sees it": {lan.Near.In, 30},
+		"phone to lan, as pbx knows":   {pbx.Far.In, 30},
+		"lan to pbx, as pbx sees it":   {pbx.Near.Tunnel, 8},
+		"lan to pbx, as lan knows":     {lan.Far.Tunnel, 8},
+		"desk to pbx, as pbx sees it":  {pbx.Near.In, 0},
+		"pbx to lan, as lan sees it":   {lan.Near.Tunnel, 0},
+	} {
+		// Reports came 1, 2, 4 and 8 s after the first packet, the last one so after the relay was replaced.
+		if leg.got.Packets < 350 || leg.got.Lost != leg.lost {
+			t.Errorf("%s: %d of %d packets lost, want %d", name, leg.got.Lost, leg.got.Packets, leg.lost)
+		}
+	}
+}
+
+// TestReplacedByNothing: a relay that cannot be replaced goes on.
+func TestReplacedByNothing(t *testing.T) {
+	phone, r := newPeer(t, "127.0.0.1"), newTestRelay(t, loopback4, LANPolicy(nil))
+	r.SetRemote(phone.addr(), phone.addr())
+	pair, err := freePorts(t, loopback4, 2, time.Now).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed, err := NewPoller(PollerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(Config{Pair: pair, Poller: closed, Replaces: r.Relay}); err == nil {
+		t.Fatal("started with a Poller that is closed")
+	}
+	phone.send(r.LocalAddr(), "still here")
+	r.expect(RTP, "still here")
+}
+
+func never(int) bool { return false }
 
 // TestNobodyAsks: an end that does not know of reports gets none.
 func TestNobodyAsks(t *testing.T) {

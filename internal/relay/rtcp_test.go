@@ -58,6 +58,7 @@ type lineup struct {
 	peer    listener
 	ssrc    uint32
 	at      time.Duration
+	twice   bool // what is withheld comes
 }
 
 // send has a packet come out of the tunnel, unless it is lost before, and reach the
@@ -67,8 +68,16 @@ func (l *lineup) send(seq uint16, before, withheld, after bool) {
 	if before {
 		return
 	}
-	l.out.measure(rtpPacket(l.t, rtp.Header{SSRC: l.ssrc, SequenceNumber: seq, Timestamp: uint32(seq) * 160}, 1), l.at)
-	l.out.note(!withheld)
+	packet := rtpPacket(l.t, rtp.Header{SSRC: l.ssrc, SequenceNumber: seq, Timestamp: uint32(seq) * 160}, 1)
+	copies := 1
+	if withheld && l.twice {
+		copies = 2
+	}
+	for range copies {
+		if l.out.measure(packet, l.at) {
+			l.out.note(!withheld)
+		}
+	}
 	if !withheld && !after {
 		l.peer.hear(seq)
 	}
@@ -131,7 +140,8 @@ func TestWhatThePeerLost(t *testing.T) {
 		name                    string
 		first                   uint16
 		before, withheld, after func(seq uint16) bool
-		from                    int // the peer listens from this packet on
+		from                    int  // the peer listens from this packet on
+		twice                   bool // what is withheld comes
 		want                    span
 	}{
 		{name: "nothing", want: span{1000, 0}},
@@ -139,6 +149,7 @@ func TestWhatThePeerLost(t *testing.T) {
 		{name: "before", before: every(3, 10), want: span{900, 0}},
 		{name: "both", before: every(3, 10), after: every(4, 10), want: span{900, 100}},
 		{name: "withheld", withheld: every(3, 10), want: span{900, 0}},
+		{name: "withheld, with copies", withheld: every(3, 10), twice: true, after: every(4, 10), want: span{900, 100}},
 		{name: "all three", before: every(1, 10), withheld: every(2, 10), after: every(3, 10), want: span{800, 100}},
 		{name: "across the wrap", first: 65000, after: every(3, 10), want: span{1000, 100}},
 		{name: "held at first", withheld: func(seq uint16) bool { return seq < 300 }, after: every(3, 10), want: span{700, 70}},
@@ -150,7 +161,7 @@ func TestWhatThePeerLost(t *testing.T) {
 					*f = never
 				}
 			}
-			l := lineup{t: t, ssrc: 9}
+			l := lineup{t: t, ssrc: 9, twice: test.twice}
 			for i := range uint16(1000) {
 				seq := test.first + i
 				l.send(seq, test.before(i), test.withheld(i), test.after(i) || int(i) < test.from)

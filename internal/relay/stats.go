@@ -28,36 +28,6 @@ type Stats struct {
 	Held               bool
 }
 
-// After is s with what the relay has seen in whose place this one is.
-func (s Stats) After(before Stats) Stats {
-	s.In, s.Out = s.In.after(before.In), s.Out.after(before.Out)
-	s.Dropped.UnknownSource += before.Dropped.UnknownSource
-	s.Dropped.NoRemote += before.Dropped.NoRemote
-	s.Dropped.Held += before.Dropped.Held
-	s.Dropped.Size += before.Dropped.Size
-	s.Dropped.QueueFull += before.Dropped.QueueFull
-	s.Dropped.SendFailed += before.Dropped.SendFailed
-	s.Dropped.Report += before.Dropped.Report
-	s.Quality = s.Quality.after(before.Quality)
-	if s.LastIn.IsZero() {
-		s.LastIn = before.LastIn
-	}
-	return s
-}
-
-func (t Traffic) after(before Traffic) Traffic {
-	t.Packets += before.Packets
-	t.Bytes += before.Bytes
-	t.RTCP += before.RTCP
-	t.Lost += before.Lost
-	t.Reordered += before.Reordered
-	t.Duplicates += before.Duplicates
-	if t.Jitter == 0 {
-		t.Jitter = before.Jitter
-	}
-	return t
-}
-
 // Traffic is one direction of a relay.
 type Traffic struct {
 	// What was passed on: the packets of the RTP port, whatever they are, and
@@ -133,6 +103,13 @@ func (d *dropCounter) init(set *counter.Set) {
 func (d *dropCounter) count(v verdict) {
 	d.relay[v].Add(1)
 	d.program[v].Inc()
+}
+
+// add takes over what another relay has dropped. The program has counted it.
+func (d *dropCounter) add(other *dropCounter) {
+	for v := range d.relay {
+		d.relay[v].Add(other.relay[v].Load())
+	}
 }
 
 func (d *dropCounter) drops() Drops {

@@ -57,12 +57,15 @@ type stream struct {
 	out *outward // of the direction to the peer, when something was sent
 }
 
-// observe takes the header of a packet that came at the time at.
-func (s *stream) observe(h *rtp.Header, at time.Duration) {
-	if s.count(h.SequenceNumber) {
-		s.jitter.observe(h.PayloadType, h.Timestamp, at)
-		s.vote(h.PayloadType)
+// observe takes the header of a packet that came at the time at, and says whether the
+// packet is a new one.
+func (s *stream) observe(h *rtp.Header, at time.Duration) bool {
+	if !s.count(h.SequenceNumber) {
+		return false
 	}
+	s.jitter.observe(h.PayloadType, h.Timestamp, at)
+	s.vote(h.PayloadType)
+	return true
 }
 
 // vote finds what most packets are (Boyer and Moore's majority vote): comfort noise

@@ -53,8 +53,8 @@ func NextMediaMark(b []byte) (after uint64, rest []byte, ok bool) {
 }
 
 // NextMedia takes the first media frame of b, which must not begin with a whole
-// mark. Its packet aliases b. When b
-// holds no whole frame yet, the packet is nil and rest is b.
+// mark. Its packet aliases b. When b holds no whole frame yet, the packet is nil
+// and rest is b.
 func NextMedia(b []byte) (m Media, rest []byte, err error) {
 	if len(b) < 2 {
 		return Media{}, b, nil
