@@ -104,7 +104,6 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 		Sink: func(c relay.Component, packet []byte) {
 			o.session.SendMedia(channel, c == relay.RTCP, packet)
 		},
-		Counters: &d.counters,
 	})
 	if err != nil {
 		return netip.AddrPort{}, err

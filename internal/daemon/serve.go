@@ -166,6 +166,8 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	d.poller, err = relay.NewPoller(relay.PollerConfig{
 		Wait:  func() time.Duration { return d.settings.MediaWait.Wait },
 		Flush: func() { d.server.FlushMedia() },
+
+		Counters: &d.counters,
 	})
 	if err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
-	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
@@ -149,7 +148,6 @@ type bridges struct {
 	ports    *lanPorts
 	poller   *relay.Poller
 	networks []netip.Prefix
-	counters *counter.Set
 	ledger   *admin.Ledger
 	rtt      func() time.Duration // through the tunnel, of media; nil: not known
 }
@@ -171,12 +169,11 @@ func (b *bridges) Allocate(ctx context.Context, lan netip.Addr) (sipfwd.MediaPor
 // relay starts the LAN's end of m.
 func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
 	return relay.Start(relay.Config{
-		Pair:     pair,
-		Poller:   b.poller,
-		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
-		Sink:     m.fromPhone,
-		Report:   true,
-		Counters: b.counters,
+		Pair:   pair,
+		Poller: b.poller,
+		Accept: relay.LANPolicy(m.signallingAddr, b.networks...),
+		Sink:   m.fromPhone,
+		Report: true,
 	})
 }
 

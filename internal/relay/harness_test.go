@@ -71,13 +71,14 @@ func newTestRelay(t testing.TB, addr netip.Addr, accept Policy) *testRelay {
 		t.Fatal(err)
 	}
 	r := &testRelay{t: t, sunk: make(chan taken, 1000)}
-	r.Relay, err = start(Config{
-		Pair:     pair,
-		Poller:   newPoller(t, PollerConfig{}),
-		Accept:   accept,
-		Sink:     func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} },
-		Counters: &r.counters,
-	}, time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) })
+	poller := newPoller(t, PollerConfig{Counters: &r.counters})
+	poller.began, poller.now = time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) }
+	r.Relay, err = Start(Config{
+		Pair:   pair,
+		Poller: poller,
+		Accept: accept,
+		Sink:   func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

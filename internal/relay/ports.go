@@ -122,7 +122,7 @@ func (p *Ports) giveBack(i int, rest time.Duration) {
 
 func (p *Ports) bind(i int) (*Pair, error) {
 	port := p.first + 2*uint16(i)
-	pair := &Pair{ports: p, index: i}
+	pair := &Pair{addr: netip.AddrPortFrom(p.addr, port), ports: p, index: i}
 	for c := range pair.sockets {
 		if err := pair.sockets[c].open(netip.AddrPortFrom(p.addr, port+uint16(c)), p.class); err != nil {
 			for _, opened := range pair.sockets[:c] {
@@ -154,6 +154,7 @@ func (p *Ports) Usage() (open, resting, total int) {
 // A Pair is two bound sockets, RTP's and RTCP's. It belongs to whoever opened it
 // until it is given to a Relay.
 type Pair struct {
+	addr    netip.AddrPort // RTP's
 	sockets [components]socket
 
 	ports *Ports
@@ -163,7 +164,7 @@ type Pair struct {
 }
 
 // Addr returns the address of the RTP port. RTCP's is one port higher.
-func (p *Pair) Addr() netip.AddrPort { return p.sockets[RTP].addr }
+func (p *Pair) Addr() netip.AddrPort { return p.addr }
 
 // Close closes both sockets and sends the ports into quarantine. It can be
 // called more than once and from several goroutines; all of them get the result

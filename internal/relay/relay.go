@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/siptunnel/siptunnel/internal/counter"
 )
 
 // MaxPacket is the largest packet that a relay carries, in bytes.
@@ -70,82 +68,66 @@ type Config struct {
 	// Report has the Relay tell the other end of the tunnel what it measures, and
 	// learn what that measures. Without, it does so once the other end has begun.
 	Report bool
-
-	// Counters counts what is dropped, as media.dropped.REASON. It may be nil.
-	Counters *counter.Set
 }
 
 // A Relay joins one peer's media ports to a Sink and to Send. Its methods are
 // safe for concurrent use.
+//
+// A program has as many as calls. What only one of them uses at a time is the Poller's.
 type Relay struct {
 	pair   *Pair
-	poller *Poller
-	local  netip.AddrPort
+	poller *Poller // times are since it began
 	sink   func(Component, []byte)
-	began  time.Time
-	now    func() time.Duration // since began
 
 	halves [components]half
 	drops  dropCounter
-	lastIn atomic.Int64 // time.Duration since began, plus 1; 0: never
-	closed sync.Once
-	err    error // of Close
+	lastIn atomic.Int64 // time.Duration, plus 1; 0: never
 
-	// Guarded by mu of the RTP half: what is known beyond RTP.
-	control control
+	// Guarded by mu of the RTP half.
+	in, out meter
+	control control              // what is known beyond RTP
 	far     [reportLegsSize]byte // of the other end's latest report
 	hasFar  bool
 
+	// Guarded by mu of the RTCP half: packets passed on.
+	rtcpIn, rtcpOut uint64
+
 	aside     atomic.Uint64 // packets; see Aside
 	reportGap atomic.Int64  // time.Duration from one report to the next, less than firstReport before the first
-	reportAt  atomic.Int64  // since began: when the next report is due; 0: firstReport after the next packet
-	reporting sync.Mutex    // guards reportBuf
-	reportBuf [reportSize]byte
+	reportAt  atomic.Int64  // time.Duration: when the next report is due; 0: firstReport after the next packet
 }
 
 // A half is what a relay has for one component.
 type half struct {
 	relay     *Relay
 	component Component
+	failures  uint8 // in a row; the Poller's
 	slot      int32 // the Poller's; negative: none
-	failures  int   // in a row; the Poller's
 
-	mu     sync.Mutex // guards what follows
-	socket *socket
-	latch  latch
-	in     meter
-	out    meter
+	mu      sync.Mutex // guards what follows
+	socket  *socket
+	latch   latch
+	in, out *meter // the Relay's; nil: RTCP
 }
 
 // Start begins to relay. As long as SetRemote has named no address, all packets
 // are dropped. On an error the Pair is closed.
 func Start(config Config) (*Relay, error) {
-	began := time.Now()
-	return start(config, began, func() time.Duration { return time.Since(began) })
-}
-
-func start(config Config, began time.Time, now func() time.Duration) (*Relay, error) {
-	r := &Relay{
-		pair:   config.Pair,
-		poller: config.Poller,
-		local:  config.Pair.Addr(),
-		sink:   config.Sink,
-		began:  began,
-		now:    now,
-	}
+	r := &Relay{pair: config.Pair, poller: config.Poller, sink: config.Sink}
 	if r.sink == nil {
 		r.sink = func(Component, []byte) {}
 	}
 	if !config.Report {
 		r.reportAt.Store(silent)
 	}
-	r.drops.init(config.Counters)
+	r.drops.program = &r.poller.dropped
 	for c := range r.halves {
 		h := &r.halves[c]
 		h.relay, h.component, h.socket = r, Component(c), &config.Pair.sockets[c]
 		h.latch.accept = config.Accept
 		h.slot = -1
 	}
+	r.halves[RTP].in, r.halves[RTP].out = &r.in, &r.out
 	for c := range r.halves {
 		if err := r.poller.add(&r.halves[c]); err != nil {
 			return nil, errors.Join(fmt.Errorf("media socket: %w", err), r.Close())
@@ -155,7 +137,7 @@ func start(config Config, began time.Time, now func() time.Duration) (*Relay, er
 }
 
 // LocalAddr returns the address of the RTP port. RTCP's is one port higher.
-func (r *Relay) LocalAddr() netip.AddrPort { return r.local }
+func (r *Relay) LocalAddr() netip.AddrPort { return r.pair.Addr() }
 
 // SetRemote takes the addresses that the peer's SDP names, of the first SDP and
 // of every later one. The same address again keeps what was latched, another one
@@ -189,7 +171,7 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		return nil
 	}
 	h := &r.halves[c]
-	at := r.now()
+	at := r.poller.now()
 	h.mu.Lock()
 	// Measured before it is known whether it goes out: what is dropped here, on hold
 	// above all, was not lost on the way here.
@@ -198,7 +180,7 @@ func (r *Relay) Send(c Component, packet []byte) error {
 	var err error
 	if v == pass {
 		if err = h.socket.send(packet, to); err == nil {
-			h.out.pass(packet)
+			h.sent(packet)
 		}
 	}
 	if measured {
@@ -236,12 +218,12 @@ func (r *Relay) Stats() Stats {
 	rtp.mu.Unlock()
 
 	rtcp.mu.Lock()
-	s.In.RTCP, s.Out.RTCP = rtcp.in.packets, rtcp.out.packets
+	s.In.RTCP, s.Out.RTCP = r.rtcpIn, r.rtcpOut
 	rtcp.mu.Unlock()
 
 	s.Dropped = r.drops.drops()
 	if at := r.lastIn.Load(); at != 0 {
-		s.LastIn = r.began.Add(time.Duration(at - 1))
+		s.LastIn = r.poller.began.Add(time.Duration(at - 1))
 	}
 	return s
 }
@@ -249,17 +231,14 @@ func (r *Relay) Stats() Stats {
 // Close closes the ports, which go into quarantine, and waits until the Sink is
 // called no more. It can be called more than once.
 func (r *Relay) Close() error {
-	r.closed.Do(func() {
-		rtp, rtcp := &r.halves[RTP], &r.halves[RTCP]
-		r.poller.remove(rtp)
-		r.poller.remove(rtcp)
-		rtp.mu.Lock()
-		defer rtp.mu.Unlock()
-		rtcp.mu.Lock()
-		defer rtcp.mu.Unlock()
-		r.err = r.pair.Close()
-	})
-	return r.err
+	rtp, rtcp := &r.halves[RTP], &r.halves[RTCP]
+	r.poller.remove(rtp)
+	r.poller.remove(rtcp)
+	rtp.mu.Lock()
+	defer rtp.mu.Unlock()
+	rtcp.mu.Lock()
+	defer rtcp.mu.Unlock()
+	return r.pair.Close()
 }
 
 // received is told what the socket gave, or admit's verdict about it. It says
@@ -298,7 +277,7 @@ func (r *Relay) heardRTCP(packet []byte, at time.Duration) {
 	h := &r.halves[RTP]
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r.control.heard(&h.out, packet, at)
+	r.control.heard(h.out, packet, at)
 }
 
 func (r *Relay) passedRTCP(packet []byte, at time.Duration) {
@@ -314,17 +293,28 @@ func (h *half) admit(packet []byte, src netip.AddrPort) verdict {
 	if len(packet) == 0 || len(packet) > MaxPacket {
 		return dropSize
 	}
-	at := h.relay.now()
+	at := h.relay.poller.now()
 	if v := h.latch.admit(src, at); v != pass {
 		return v
 	}
 	if h.component == RTCP && IsReport(packet) {
 		return dropReport
 	}
-	h.in.pass(packet)
 	if h.component == RTP {
+		h.in.pass(packet)
 		h.in.measure(packet, at)
+	} else {
+		h.relay.rtcpIn++
 	}
 	h.relay.lastIn.Store(int64(at) + 1)
 	return pass
+}
+
+// sent counts a packet that went to the peer. It is called with mu held.
+func (h *half) sent(packet []byte) {
+	if h.component == RTP {
+		h.out.pass(packet)
+	} else {
+		h.relay.rtcpOut++
+	}
 }
