@@ -71,7 +71,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 		}
 	}
 	if recordsRoute(m) {
-		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute(m.RequestURI()))
+		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute(isSIPS(m.RequestURI())))
 	}
 	l.throughProxies(m)
 	branch := newBranch()

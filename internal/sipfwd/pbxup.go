@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
@@ -206,15 +207,7 @@ func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
 	if _, has := m.Header(sipmsg.RecordRoute); !has {
 		return
 	}
-	var req sipmsg.Message
-	if req.Parse(s.request) != nil {
-		return
-	}
-	own := make(map[string]bool)
-	for it := req.Values(sipmsg.RecordRoute); it.Next(); {
-		own[string(it.Bytes())] = true
-	}
-	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !own[string(at.Bytes())] })
+	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !slices.Contains(s.routes, string(at.Bytes())) })
 }
 
 // noteContact keeps where the phone, which has sent m, wants the dialog's requests.

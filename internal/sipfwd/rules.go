@@ -189,13 +189,6 @@ func grantedExpiry(m *sipmsg.Message, a sipmsg.Addr) time.Duration {
 	return min(time.Duration(seconds)*time.Second, longestLife)
 }
 
-// requestURI is that of request, a request that has been parsed before.
-func requestURI(request []byte) []byte {
-	_, rest, _ := bytes.Cut(request, []byte(" "))
-	uri, _, _ := bytes.Cut(rest, []byte(" "))
-	return uri
-}
-
 // redirects says whether the Contacts of a response are other places to try, and
 // not the sender's own (RFC 3261 sections 21.3 and 21.4.23).
 func redirects(status int) bool { return status/100 == 3 || status == 485 }

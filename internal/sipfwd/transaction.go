@@ -101,12 +101,16 @@ type serverTx struct {
 	peer   hop
 	cost   int // of the budget
 	// As received, with received and rport: what responses of our own are made
-	// from. Nil when a request other than INVITE has been answered.
+	// from. Nil when there will be none: after a 2xx to INVITE, and any final
+	// response to another request.
 	request []byte
-	leg     *leg // nil outside dialogs
-	creates bool // the request may create a dialog
-	offer   bool // the request carried SDP that is no answer
-	cancel  bool // a CANCEL has been forwarded
+	routes  []string // its Record-Route
+	leg     *leg     // nil outside dialogs
+	creates bool     // it may create a dialog
+	secure  bool     // its Request-URI is of sips
+	proxied bool     // it has passed proxies
+	offer   bool     // it carried SDP that is no answer
+	cancel  bool     // a CANCEL has been forwarded
 
 	status   int    // of the last response sent, 0 = none
 	last     []byte // the last response sent; nil when it was a 2xx that has been acknowledged
@@ -156,7 +160,7 @@ type clientTx struct {
 	tried    []netip.AddrPort
 	inDialog bool
 	left     bool // an INVITE that has gone to another target since
-	patience slot
+	patience slot // runs until there is an answer
 
 	status    int
 	resent    int // times, on another connection than the first
@@ -249,9 +253,13 @@ func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
 		return nil
 	}
 	s := &serverTx{
-		key: requestKey(m), invite: string(m.Method()) == "INVITE", creates: createsDialog(m),
+		key: requestKey(m), invite: string(m.Method()) == "INVITE",
+		creates: createsDialog(m), secure: isSIPS(m.RequestURI()), proxied: viaProxies(m),
 		peer: peer, cost: txCost(m.Bytes()),
 		request: request,
+	}
+	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
+		s.routes = append(s.routes, string(it.Bytes()))
 	}
 	e.servers[s.key] = s
 	if s.invite {
@@ -342,7 +350,8 @@ func (e *edge) succeed(s *serverTx, status int, msg []byte) bool {
 	}
 	if s.status < 200 {
 		s.resend.stop()
-		s.status = status
+		s.status, s.request = status, nil
+		s.cost = e.budget.exchange(s.cost, txBase+len(msg))
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
 	if s.status < 300 {
@@ -522,6 +531,7 @@ func (e *edge) advance(c *clientTx, m *sipmsg.Message) bool {
 		}
 		return false
 	}
+	c.patience.stop()
 	if status < 200 {
 		return e.provisional(c, status)
 	}
