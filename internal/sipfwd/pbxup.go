@@ -156,7 +156,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 	status, l := m.StatusCode(), s.leg
 	if no := p.responseSDPUp(s, l, m, status); no != nil {
 		p.edge.refuseFor(s, no)
-		if l != nil && l.info.Answered.IsZero() {
+		if l != nil && l.answeredAt.IsZero() {
 			p.legs.finish(l, no.reason)
 		}
 		return
@@ -212,7 +212,7 @@ func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
 
 // noteContact keeps where the phone, which has sent m, wants the dialog's requests.
 func (b *dialog) noteContact(m *sipmsg.Message) {
-	if c := contactURI(m); c != nil {
+	if c := contactURI(m); c != "" {
 		b.contact = c
 	}
 }

@@ -169,7 +169,7 @@ func answerInstead(c *clientTx, no *refusal, toTunnel func([]byte), legs *legTab
 			toTunnel(answerTo(&m, no))
 		}
 	}
-	if l := c.leg; l != nil && (c.key.method == "BYE" || c.invite && l.info.Answered.IsZero()) {
+	if l := c.leg; l != nil && (c.key.method == "BYE" || c.invite && l.answeredAt.IsZero()) {
 		legs.finish(l, "no answer to "+c.key.method)
 	}
 }

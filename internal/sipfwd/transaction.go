@@ -96,21 +96,21 @@ func (s *slot) stop() {
 // serverTx is the server transaction for a request received from the SIP peer
 // and forwarded into the tunnel.
 type serverTx struct {
-	key    txKey
-	invite bool
-	peer   hop
-	cost   int // of the budget
+	key  txKey
+	peer hop
+	cost int // of the budget
 	// As received, with received and rport: what responses of our own are made
 	// from. Nil when there will be none: after a 2xx to INVITE, and any final
 	// response to another request.
 	request []byte
 	routes  []string // its Record-Route
 	leg     *leg     // nil outside dialogs
-	creates bool     // it may create a dialog
-	secure  bool     // its Request-URI is of sips
-	proxied bool     // it has passed proxies
-	offer   bool     // it carried SDP that is no answer
-	cancel  bool     // a CANCEL has been forwarded
+	invite  bool
+	creates bool // it may create a dialog
+	secure  bool // its Request-URI is of sips
+	proxied bool // it has passed proxies
+	offer   bool // it carried SDP that is no answer
+	cancel  bool // a CANCEL has been forwarded
 
 	status   int    // of the last response sent, 0 = none
 	last     []byte // the last response sent; nil when it was a 2xx that has been acknowledged
@@ -147,28 +147,29 @@ func ackKeyOf(m *sipmsg.Message) ackKey {
 type clientTx struct {
 	key     txKey // our branch
 	up      txKey // the request's key as it came out of the tunnel
-	invite  bool
 	peer    hop
 	cost    int    // of the budget
 	request []byte // as sent; nil when an INVITE has been answered with 2xx
 	leg     *leg
-	offer   bool
 	// PBX side: the bindings that a REGISTER means, by the phone's own URIs.
 	contacts map[string]*pbxBinding
 	// PBX side: the targets that have failed the request, and the watch over the
 	// one that has it.
 	tried    []netip.AddrPort
-	inDialog bool
-	left     bool // an INVITE that has gone to another target since
 	patience slot // runs until there is an answer
 
-	status    int
-	resent    int // times, on another connection than the first
+	invite    bool
+	inDialog  bool
+	offer     bool
+	left      bool // an INVITE that has gone to another target since
 	cancelled bool
-	cancel    []byte // waits for the first provisional response, RFC 3261 section 9.1
-	interval  time.Duration
-	resend    slot // timers A and E
-	end       slot // timers B, C, D, F, K
+	resent    uint8 // times, on another connection than the first
+
+	status   int
+	cancel   []byte // waits for the first provisional response, RFC 3261 section 9.1
+	interval time.Duration
+	resend   slot // timers A and E
+	end      slot // timers B, C, D, F, K
 }
 
 // edge runs the transactions between one half of the proxy and its SIP peer
