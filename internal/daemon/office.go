@@ -100,7 +100,7 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	r.Relay, err = relay.Start(relay.Config{
 		Pair:   pair,
 		Poller: d.poller,
-		Accept: relay.PBXPolicy(d.pbx.Is, d.pbx.IsLocal),
+		Accept: d.fromPBX,
 		Sink: func(c relay.Component, packet []byte) {
 			o.session.SendMedia(channel, c == relay.RTCP, packet)
 		},
