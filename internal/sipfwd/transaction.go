@@ -83,16 +83,6 @@ func randomHex() string {
 	return hex.EncodeToString(b[:])
 }
 
-// slot holds at most one running timer.
-type slot struct{ t *time.Timer }
-
-func (s *slot) stop() {
-	if s.t != nil {
-		s.t.Stop()
-		s.t = nil
-	}
-}
-
 // serverTx is the server transaction for a request received from the SIP peer
 // and forwarded into the tunnel.
 type serverTx struct {
@@ -175,7 +165,7 @@ type clientTx struct {
 // edge runs the transactions between one half of the proxy and its SIP peer
 // for one phone. Every method is called with mu held.
 type edge struct {
-	mu       *sync.Mutex
+	alarms
 	servers  map[txKey]*serverTx
 	clients  map[txKey]*clientTx
 	oks      map[ackKey]*success // that have not been acknowledged
@@ -187,26 +177,11 @@ type edge struct {
 
 func newEdge(mu *sync.Mutex, counters *counter.Set, b *budget, timedOut func(*clientTx)) *edge {
 	return &edge{
-		mu: mu, counters: counters, budget: b, timedOut: timedOut,
+		alarms:   alarms{mu: mu, began: time.Now()},
+		counters: counters, budget: b, timedOut: timedOut,
 		servers: make(map[txKey]*serverTx), clients: make(map[txKey]*clientTx),
 		oks: make(map[ackKey]*success),
 	}
-}
-
-// arm runs f after d, with mu held, unless s is stopped or armed again before.
-func (e *edge) arm(s *slot, d time.Duration, f func()) {
-	s.stop()
-	var t *time.Timer
-	t = time.AfterFunc(d, func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if s.t != t {
-			return
-		}
-		s.t = nil
-		f()
-	})
-	s.t = t
 }
 
 // close forgets all transactions.
