@@ -200,7 +200,7 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 	if f.reliable() {
 		m.EnsureContentLength()
 	}
-	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
+	p.edge.respond(s, m, appendEdited(nil, m, p.side.counters))
 }
 
 func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, status int) {

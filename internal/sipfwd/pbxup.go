@@ -175,7 +175,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 	if s.peer.reliable() {
 		m.EnsureContentLength()
 	}
-	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
+	p.edge.respond(s, m, appendEdited(nil, m, p.side.counters))
 }
 
 func (p *pbxPhone) responseSDPUp(s *serverTx, l *leg, m *sipmsg.Message, status int) *refusal {

@@ -217,7 +217,7 @@ func (e *edge) retransmission(m *sipmsg.Message) bool {
 // received and rport have been added; nil when there are too many, or when m has
 // become larger with them than the tunnel carries, which peer is told.
 func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
-	request := m.AppendTo(make([]byte, 0, len(m.Bytes())+64))
+	request := m.AppendTo(nil)
 	if len(request) > maxMessage {
 		e.counters.Counter(tooLarge.counter).Inc()
 		peer.send(answerTo(m, tooLarge))
@@ -268,17 +268,24 @@ func (e *edge) dropServer(s *serverTx) {
 	}
 }
 
-// respond sends a response to the request of s. msg must not be changed afterwards;
-// a final one that is empty becomes 500. It reports whether the response was sent.
-func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
-	if len(msg) == 0 { // our edits of it made nothing
-		if status < 200 || s.request == nil {
-			return false
-		}
+// respond sends msg, which was made of the response m, to the request of s. It must not
+// be changed afterwards; a final one that is empty becomes 500. It reports whether the
+// response was sent.
+func (e *edge) respond(s *serverTx, m *sipmsg.Message, msg []byte) bool {
+	status := m.StatusCode()
+	switch {
+	case len(msg) == 0 && status >= 200: // our edits of it made nothing
 		status, msg = 500, ownResponse(s.request, 500, "Response Too Complex", randomHex())
+	case len(msg) > 0 && s.invite && status/100 == 2:
+		return e.succeed(s, m, msg)
 	}
-	if s.invite && status/100 == 2 {
-		return e.succeed(s, status, msg)
+	return e.answer(s, status, msg)
+}
+
+// answer is respond for what is no 2xx to INVITE.
+func (e *edge) answer(s *serverTx, status int, msg []byte) bool {
+	if len(msg) == 0 {
+		return false
 	}
 	if s.status >= 200 {
 		e.counters.Counter("sip.dropped.late_response").Inc()
@@ -314,19 +321,15 @@ func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
 // repeated until its ACK, in place of the callee, whose own transport may be one
 // that never retransmits. The callee's own retransmission is needed only once our
 // peer has shown by its ACK that it had the first.
-func (e *edge) succeed(s *serverTx, status int, msg []byte) bool {
-	var m sipmsg.Message
-	if m.Parse(msg) != nil {
-		return false
-	}
-	key := ackKeyOf(&m)
+func (e *edge) succeed(s *serverTx, m *sipmsg.Message, msg []byte) bool {
+	key := ackKeyOf(m)
 	ok := e.oks[key]
 	if ok != nil && bytes.Equal(ok.msg, msg) {
 		return false
 	}
 	if s.status < 200 {
 		s.resend.stop()
-		s.status, s.request = status, nil
+		s.status, s.request = m.StatusCode(), nil
 		s.cost = e.budget.exchange(s.cost, txBase+len(msg))
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
@@ -379,7 +382,7 @@ func (e *edge) resendResponse(s *serverTx) {
 
 // refuse answers the request of s ourselves.
 func (e *edge) refuse(s *serverTx, status int, reason string, headers ...string) {
-	e.respond(s, status, ownResponse(s.request, status, reason, randomHex(), headers...))
+	e.answer(s, status, ownResponse(s.request, status, reason, randomHex(), headers...))
 }
 
 // refuseFor does so for a reason that has been counted.
