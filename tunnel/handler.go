@@ -21,6 +21,7 @@ func (h handler) Attached(s *mux.ClientSession, resumed bool) {
 	c.made++
 	c.session, c.server, c.domain = s, s.Software(), s.Domain()
 	c.pbx = net.UDPAddrFromAddrPort(s.PBX())
+	c.pbxHost = &net.UDPAddr{IP: c.pbx.IP}
 	c.openPhones()
 	c.notify()
 	c.events.add(Connected{Resumed: resumed, Server: c.config.Server, Session: s.ID()})
@@ -148,7 +149,7 @@ func (h handler) Media(channel uint32, rtcp bool, packet []byte) {
 	if rtcp {
 		conn = &m.rtcp
 	}
-	if !conn.in.put(packet, true) {
-		m.dropped.Inc()
+	if !conn.inbox().put(packet, true) {
+		h.c.counters.Counter("media.dropped.reader_slow").Inc()
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/mux"
 )
 
@@ -27,21 +26,20 @@ type Media struct {
 	client    *Client
 	session   *mux.ClientSession
 	channel   uint32
-	dropped   *counter.Counter
-	ready     chan struct{} // closed by the answer
+	from      *net.UDPAddr // the PBX, without a port
 	rtp, rtcp mediaConn
 	deliver   atomic.Pointer[func(rtcp bool, packet []byte)]
 
-	once sync.Once
+	mu    sync.Mutex
+	ready chan struct{} // closed by the answer; nil: it has come
+	err   error         // closed with it
 }
 
 // mediaConn is one of the two sockets.
 type mediaConn struct {
 	media *Media
-	kind  bool // true: RTCP
-	in    inbox
-	addr  *net.UDPAddr // set before ready is closed
-	from  *net.UDPAddr
+	addr  net.UDPAddr           // set before ready is closed
+	in    atomic.Pointer[inbox] // nil: there was no need for one
 }
 
 var _ net.PacketConn = (*mediaConn)(nil)
@@ -86,16 +84,8 @@ func (c *Client) addMedia() (_ *Media, changed <-chan struct{}, err error) {
 	c.mediaMu.Lock()
 	defer c.mediaMu.Unlock()
 	c.lastChannel++
-	m := &Media{
-		client: c, session: c.session, channel: c.lastChannel,
-		dropped: c.counters.Counter("media.dropped.reader_slow"), ready: make(chan struct{}),
-	}
-	from := &net.UDPAddr{IP: c.pbx.IP}
-	for _, conn := range []*mediaConn{&m.rtp, &m.rtcp} {
-		conn.media, conn.kind = m, conn == &m.rtcp
-		conn.in.init(mediaBacklog)
-		conn.from = from
-	}
+	m := &Media{client: c, session: c.session, channel: c.lastChannel, from: c.pbxHost, ready: make(chan struct{})}
+	m.rtp.media, m.rtcp.media = m, m
 	if err := c.session.OpenRelay(m.channel); err != nil {
 		return nil, c.changed, err
 	}
@@ -105,13 +95,18 @@ func (c *Client) addMedia() (_ *Media, changed <-chan struct{}, err error) {
 
 // await waits for the server's answer.
 func (m *Media) await(ctx context.Context) error {
-	select {
-	case <-m.ready:
-		return m.rtp.in.closedWith()
-	case <-ctx.Done():
-		m.Close()
-		return ctx.Err()
+	m.mu.Lock()
+	ready := m.ready
+	m.mu.Unlock()
+	if ready != nil {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			m.Close()
+			return ctx.Err()
+		}
 	}
+	return m.closedWith()
 }
 
 func (c *Client) findMedia(channel uint32) *Media {
@@ -132,9 +127,23 @@ func (c *Client) closeMedia(err error) {
 }
 
 func (m *Media) opened(addr netip.AddrPort) {
-	m.rtp.addr = net.UDPAddrFromAddrPort(addr)
-	m.rtcp.addr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr.Addr(), addr.Port()+1))
-	m.once.Do(func() { close(m.ready) })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ready == nil {
+		return
+	}
+	m.rtp.addr = *net.UDPAddrFromAddrPort(addr)
+	m.rtcp.addr = m.rtp.addr
+	m.rtcp.addr.Port++
+	m.answered()
+}
+
+// answered lets await return. mu is held.
+func (m *Media) answered() {
+	if m.ready != nil {
+		close(m.ready)
+		m.ready = nil
+	}
 }
 
 func (m *Media) failed(err error) {
@@ -144,10 +153,26 @@ func (m *Media) failed(err error) {
 
 // end makes both sockets fail with err.
 func (m *Media) end(err error) bool {
-	m.rtcp.in.close(err)
-	open := m.rtp.in.close(err)
-	m.once.Do(func() { close(m.ready) })
-	return open
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return false
+	}
+	m.err = err
+	for _, conn := range []*mediaConn{&m.rtp, &m.rtcp} {
+		if in := conn.in.Load(); in != nil {
+			in.close(err)
+		}
+	}
+	m.answered()
+	return true
+}
+
+// closedWith returns the error that the sockets were closed with.
+func (m *Media) closedWith() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
 }
 
 func (m *Media) forget() {
@@ -185,26 +210,53 @@ func (m *Media) Close() error {
 	return nil
 }
 
+// inbox is where packets wait for ReadFrom. It is made when something is done with it:
+// who has them delivered, as gateways with many calls do, needs none.
+func (c *mediaConn) inbox() *inbox {
+	if in := c.in.Load(); in != nil {
+		return in
+	}
+	c.media.mu.Lock()
+	defer c.media.mu.Unlock()
+	in := c.in.Load()
+	if in == nil {
+		in = new(inbox)
+		in.init(mediaBacklog)
+		if c.media.err != nil {
+			in.close(c.media.err)
+		}
+		c.in.Store(in)
+	}
+	return in
+}
+
 // LocalAddr returns the address beside the PBX, a *net.UDPAddr.
-func (c *mediaConn) LocalAddr() net.Addr { return c.addr }
+func (c *mediaConn) LocalAddr() net.Addr { return &c.addr }
 
 func (c *mediaConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, err := c.in.read(b)
+	n, err := c.inbox().read(b)
 	if err != nil {
-		return 0, nil, opError("read", c.addr, err)
+		return 0, nil, opError("read", &c.addr, err)
 	}
-	return n, c.from, nil
+	return n, c.media.from, nil
 }
 
 func (c *mediaConn) WriteTo(b []byte, _ net.Addr) (int, error) {
-	if err := c.in.closedWith(); err != nil {
-		return 0, opError("write", c.addr, err)
+	if err := c.media.closedWith(); err != nil {
+		return 0, opError("write", &c.addr, err)
 	}
-	c.media.session.SendMedia(c.media.channel, c.kind, b)
+	c.media.session.SendMedia(c.media.channel, c == &c.media.rtcp, b)
 	return len(b), nil
 }
 
-func (c *mediaConn) Close() error                       { return c.media.Close() }
-func (c *mediaConn) SetDeadline(t time.Time) error      { return c.in.setDeadline(t) }
-func (c *mediaConn) SetReadDeadline(t time.Time) error  { return c.in.setDeadline(t) }
-func (c *mediaConn) SetWriteDeadline(_ time.Time) error { return c.in.closedWith() }
+func (c *mediaConn) Close() error                  { return c.media.Close() }
+func (c *mediaConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+func (c *mediaConn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() && c.in.Load() == nil {
+		return c.media.closedWith() // there is none
+	}
+	return c.inbox().setDeadline(t)
+}
+
+func (c *mediaConn) SetWriteDeadline(_ time.Time) error { return c.media.closedWith() }

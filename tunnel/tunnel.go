@@ -157,6 +157,7 @@ type Client struct {
 	server  string             // software of the server
 	domain  string
 	pbx     *net.UDPAddr // nil: not known yet
+	pbxHost *net.UDPAddr // the same without a port
 
 	phones    map[uint32]*Phone
 	keys      map[string]*Phone

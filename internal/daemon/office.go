@@ -26,7 +26,7 @@ type office struct {
 
 	mu        sync.RWMutex // read for every packet
 	byChannel map[uint32]*mediaRelay
-	byAddress map[netip.AddrPort]*mediaRelay
+	byPort    map[uint16]*mediaRelay // all have the address of daemon.mediaPorts
 }
 
 // mediaRelay is a relay with its entry in the ledger.
@@ -57,7 +57,7 @@ func newOffice(d *daemon, session *mux.Session) *office {
 		session:   session,
 		log:       d.log.With(zap.String("session", session.ID()), zap.String("credential", session.Credential())),
 		byChannel: map[uint32]*mediaRelay{},
-		byAddress: map[netip.AddrPort]*mediaRelay{},
+		byPort:    map[uint16]*mediaRelay{},
 	}
 	o.side = sipfwd.NewPBXSide(sipfwd.PBXSideConfig{
 		Credential: session.Credential(),
@@ -77,8 +77,8 @@ func newOffice(d *daemon, session *mux.Session) *office {
 func (o *office) relayAt(local netip.AddrPort) (sipfwd.Relay, bool) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	r, ok := o.byAddress[local]
-	return r, ok
+	r := o.byPort[local.Port()]
+	return r, r != nil && r.LocalAddr() == local
 }
 
 // OpenPhone is part of mux.SessionHandler, as are the methods that follow.
@@ -100,11 +100,10 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	r.Relay, err = relay.Start(relay.Config{
 		Pair:   pair,
 		Poller: d.poller,
-		Accept: relay.PBXPolicy(d.pbx.Is, d.pbx.IsLocal),
+		Accept: d.fromPBX,
 		Sink: func(c relay.Component, packet []byte) {
 			o.session.SendMedia(channel, c == relay.RTCP, packet)
 		},
-		Counters: &d.counters,
 	})
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -118,10 +117,10 @@ func (o *office) OpenRelay(channel uint32) (netip.AddrPort, error) {
 	o.mu.Lock()
 	old := o.byChannel[channel]
 	if old != nil {
-		delete(o.byAddress, old.LocalAddr())
+		delete(o.byPort, old.LocalAddr().Port())
 	}
 	o.byChannel[channel] = r
-	o.byAddress[r.LocalAddr()] = r
+	o.byPort[r.LocalAddr().Port()] = r
 	o.mu.Unlock()
 	if old != nil {
 		old.close()
@@ -134,7 +133,7 @@ func (o *office) CloseRelay(channel uint32) {
 	r := o.byChannel[channel]
 	delete(o.byChannel, channel)
 	if r != nil {
-		delete(o.byAddress, r.LocalAddr())
+		delete(o.byPort, r.LocalAddr().Port())
 	}
 	o.mu.Unlock()
 	if r != nil {
@@ -183,7 +182,7 @@ func (o *office) Closed(reason error) {
 	o.side.Close()
 	o.mu.Lock()
 	relays := o.byChannel
-	o.byChannel, o.byAddress = map[uint32]*mediaRelay{}, map[netip.AddrPort]*mediaRelay{}
+	o.byChannel, o.byPort = map[uint32]*mediaRelay{}, map[uint16]*mediaRelay{}
 	o.mu.Unlock()
 	for _, r := range relays {
 		r.close()

@@ -62,6 +62,7 @@ type daemon struct {
 	pbx        *pbx
 	phonePorts *sipfwd.PhonePorts
 	mediaPorts *relay.Ports
+	fromPBX    relay.Policy
 	poller     *relay.Poller
 	server     *mux.Server
 
@@ -158,6 +159,7 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 		return config.StateError("the ports of the phones", err, "remove "+dir.Path(phonesFileName)+" or its mistake; without it phones have new ports at the PBX")
 	}
 	d.OnStop(func() { _ = d.phonePorts.Close() })
+	d.fromPBX = relay.PBXPolicy(d.pbx.Is, d.pbx.IsLocal)
 	d.mediaPorts, err = relay.NewPorts(d.place.mediaAddress, d.settings.MediaPorts.Low, d.settings.MediaPorts.High)
 	if err != nil {
 		return config.ListenError(err, "--media-ports", net.JoinHostPort(d.place.mediaAddress.String(), d.settings.MediaPorts.String())+"/udp")
@@ -166,6 +168,8 @@ func (d *daemon) openPBXSide(dir *config.StateDir, certificate tls.Certificate) 
 	d.poller, err = relay.NewPoller(relay.PollerConfig{
 		Wait:  func() time.Duration { return d.settings.MediaWait.Wait },
 		Flush: func() { d.server.FlushMedia() },
+
+		Counters: &d.counters,
 	})
 	if err != nil {
 		return err

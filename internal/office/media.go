@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
-	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/relay"
 	"github.com/siptunnel/siptunnel/internal/sipfwd"
@@ -149,7 +148,6 @@ type bridges struct {
 	ports    *lanPorts
 	poller   *relay.Poller
 	networks []netip.Prefix
-	counters *counter.Set
 	ledger   *admin.Ledger
 	rtt      func() time.Duration // through the tunnel, of media; nil: not known
 }
@@ -176,7 +174,6 @@ func (b *bridges) relay(pair *relay.Pair, m *mediaPort) (*relay.Relay, error) {
 		Accept:   relay.LANPolicy(m.signallingAddr, b.networks...),
 		Sink:     m.fromPhone,
 		Report:   true,
-		Counters: b.counters,
 		Replaces: m.lan.Load(),
 	})
 }
@@ -186,9 +183,6 @@ type mediaPort struct {
 	bridges    *bridges
 	lan        atomic.Pointer[relay.Relay] // another one after Move
 	media      media
-	up         [2]net.PacketConn // of media, by relay.Component
-	toPBX      [2]net.Addr       // where it goes is tunneld's to know; WriteTo wants an address
-	pbx        netip.AddrPort
 	signalling atomic.Pointer[netip.Addr]
 	peer       atomic.Pointer[mediaPort] // who gets what the phone sends; nil: the tunnel
 	direct     atomic.Uint64             // RTP packets that a peer got
@@ -200,9 +194,7 @@ type mediaPort struct {
 }
 
 func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) {
-	m := &mediaPort{bridges: b, media: tunnelled, pbx: addrPort(tunnelled.RTP().LocalAddr())}
-	m.up = [2]net.PacketConn{relay.RTP: tunnelled.RTP(), relay.RTCP: tunnelled.RTCP()}
-	m.toPBX = [2]net.Addr{m.up[0].LocalAddr(), m.up[1].LocalAddr()}
+	m := &mediaPort{bridges: b, media: tunnelled}
 	lan, err := b.relay(pair, m)
 	if err != nil {
 		_ = tunnelled.Close()
@@ -212,7 +204,7 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) 
 	m.end = b.ledger.Open(func() admin.Relay {
 		stats := m.lan.Load().Stats()
 		figures := admin.RelayOf(stats, m.legs(stats))
-		figures.LANAddress, figures.PBXAddress = m.LAN().String(), m.pbx.String()
+		figures.LANAddress, figures.PBXAddress = m.LAN().String(), m.PBX().String()
 		figures.PacketsDirect = m.direct.Load()
 		if peer := m.peer.Load(); peer != nil {
 			figures.Direct = peer.LAN().String()
@@ -233,7 +225,12 @@ func (b *bridges) bridge(pair *relay.Pair, tunnelled media) (*mediaPort, error) 
 func (m *mediaPort) fromPhone(c relay.Component, packet []byte) {
 	peer := m.peer.Load()
 	if peer == nil {
-		_, _ = m.up[c].WriteTo(packet, m.toPBX[c]) // The tunnel counts what it drops.
+		up := m.media.RTP()
+		if c == relay.RTCP {
+			up = m.media.RTCP()
+		}
+		// Where it goes is tunneld's to know, but WriteTo wants an address. The tunnel counts what it drops.
+		_, _ = up.WriteTo(packet, up.LocalAddr())
 		return
 	}
 	switch {
@@ -269,7 +266,7 @@ func (m *mediaPort) signallingAddr() netip.Addr {
 // LAN is part of sipfwd.MediaPort, as are the methods that follow.
 func (m *mediaPort) LAN() netip.AddrPort { return m.lan.Load().LocalAddr() }
 
-func (m *mediaPort) PBX() netip.AddrPort { return m.pbx }
+func (m *mediaPort) PBX() netip.AddrPort { return addrPort(m.media.RTP().LocalAddr()) }
 
 func (m *mediaPort) SetPhone(rtp, rtcp netip.AddrPort, signalling netip.Addr) {
 	m.mu.Lock()

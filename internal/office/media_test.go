@@ -17,7 +17,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/siptunnel/siptunnel/internal/admin"
-	"github.com/siptunnel/siptunnel/internal/counter"
 	"github.com/siptunnel/siptunnel/internal/quality"
 	"github.com/siptunnel/siptunnel/internal/relay"
 )
@@ -229,10 +228,9 @@ func TestBridge(t *testing.T) {
 	tunnelRTP, tunnelRTCP := newSocket(t), newSocket(t)
 	ahead := &fakeMedia{rtp: redirected{tunnelRTP.UDPConn, pbxRTP.addr()}, rtcp: redirected{tunnelRTCP.UDPConn, pbxRTCP.addr()}}
 	var ledger admin.Ledger
-	var counters counter.Set
 	b := &bridges{
 		pool:  newPool(func(context.Context) (media, error) { return ahead, nil }, zap.NewNop()),
-		ports: ports, poller: newPoller(t), counters: &counters, ledger: &ledger,
+		ports: ports, poller: newPoller(t), ledger: &ledger,
 	}
 	port, err := b.Allocate(t.Context(), loopback)
 	if err != nil {
@@ -288,7 +286,7 @@ func TestBridge(t *testing.T) {
 func TestJoinedPorts(t *testing.T) {
 	ports := &lanPorts{low: 44000, high: 44999}
 	var ledger admin.Ledger
-	b := &bridges{ports: ports, poller: newPoller(t), counters: new(counter.Set), ledger: &ledger}
+	b := &bridges{ports: ports, poller: newPoller(t), ledger: &ledger}
 	type side struct {
 		phone, tunnel, pbx [2]socket
 		port               *mediaPort
@@ -383,7 +381,7 @@ func TestMovedPort(t *testing.T) {
 	tunnelRTP, tunnelRTCP := newSocket(t), newSocket(t)
 	ports := &lanPorts{low: 46000, high: 46999}
 	var ledger admin.Ledger
-	b := &bridges{ports: ports, poller: newPoller(t), counters: new(counter.Set), ledger: &ledger}
+	b := &bridges{ports: ports, poller: newPoller(t), ledger: &ledger}
 	pair, err := ports.open(loopback)
 	if err != nil {
 		t.Fatal(err)

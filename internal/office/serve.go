@@ -87,6 +87,8 @@ func (p *proxy) start(stateDir string, s *program.Streams) error {
 	poller, err := relay.NewPoller(relay.PollerConfig{
 		Wait:  func() time.Duration { return p.settings.MediaWait.Wait },
 		Flush: func() { p.client.FlushMedia() },
+
+		Counters: &p.counters,
 	})
 	if err != nil {
 		return err
@@ -118,7 +120,7 @@ func (p *proxy) openTunnel(office string, poller *relay.Poller) error {
 	}
 	p.pool = newPool(p.allocate, p.log)
 	ports := &lanPorts{low: p.settings.MediaPorts.Low, high: p.settings.MediaPorts.High, class: p.settings.MediaDSCP}
-	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), counters: &p.counters, ledger: &p.ledger, rtt: p.mediaRTT}
+	calls := &bridges{pool: p.pool, ports: ports, poller: poller, networks: p.settings.networks(), ledger: &p.ledger, rtt: p.mediaRTT}
 	p.side = sipfwd.NewLANSide(sipfwd.LANSideConfig{
 		Office:     office + ":",
 		LANAddress: p.place.lan,

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -51,11 +52,20 @@ func (p Program) Vars() kong.Vars {
 	return kong.Vars{"state_dir": config.DefaultStateDir(os.Getenv), "state_dir_holds": p.StateDir}
 }
 
+// heapGrowth is by how much, in percent, the heap grows before garbage is collected. What
+// allocates is signalling, some 10 kB a call at each end, and not the packets. Collecting
+// twice as often as the runtime would costs 40 us of CPU time a call and 10 us a
+// registration, and saves more than 1 kB of memory a call.
+const heapGrowth = 50
+
 // Main runs a command line (without the program's name) and returns the exit code. cli is a pointer to the kong grammar,
 // common the one in it. The Run methods of commands may ask for a context.Context, a *Common and a *Streams. It returns
 // once ctx is done, also from serve.
 func (p Program) Main(ctx context.Context, cli any, common *Common, args []string, s Streams) int {
 	doze.MakeRoom()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(heapGrowth)
+	}
 	parsed, err := config.Parse(cli, p.Name, p.Description, p.Vars(), args, s.Out, s.Err)
 	if err == nil && parsed != nil {
 		parsed.BindTo(ctx, (*context.Context)(nil))

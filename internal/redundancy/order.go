@@ -34,13 +34,13 @@ const (
 // that comes, whatever its number. It needs a Pool that may be that of many.
 type Order struct {
 	any    bool
-	next   uint64 // number of the packet that is to be delivered next
-	came   uint64 // bit i: packet next-1-i was delivered
-	held   []held // a ring, by number; nil until needed
-	n      int    // how many are held
-	since  int64  // when the first of them came
-	passed int64  // when a missing packet was last given up
-	late   int64  // how long after that one of them came
+	n      uint8        // how many are held
+	held   *[holds]held // a ring, by number; nil until needed
+	next   uint64       // number of the packet that is to be delivered next
+	came   uint64       // bit i: packet next-1-i was delivered
+	since  int64        // when the first of them came
+	passed int64        // when a missing packet was last given up
+	late   int64        // how long after that one of them came
 }
 
 type held struct {
@@ -105,7 +105,7 @@ func (o *Order) skip(now int64, number uint64) {
 // there was room.
 func (o *Order) hold(now int64, number uint64, packet []byte, pool *Pool) bool {
 	if o.held == nil {
-		o.held = make([]held, holds)
+		o.held = new([holds]held)
 	}
 	h := &o.held[number%holds]
 	if h.packet != nil {
@@ -172,6 +172,9 @@ func (o *Order) GiveUp(now int64) {
 
 // Clear drops what is held.
 func (o *Order) Clear(pool *Pool) {
+	if o.n == 0 {
+		return
+	}
 	for i := range o.held {
 		if packet := o.held[i].packet; packet != nil {
 			pool.Release(packet)

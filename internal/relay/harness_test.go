@@ -61,30 +61,27 @@ type testRelay struct {
 	t        testing.TB
 	sunk     chan taken
 	clock    *atomic.Int64
-	counters counter.Set
+	counters *counter.Set
 }
 
 func newTestRelay(t testing.TB, addr netip.Addr, accept Policy) *testRelay {
 	t.Helper()
-	r := &testRelay{t: t, clock: new(atomic.Int64)}
-	r.start(addr, accept, func(config Config) (*Relay, error) {
-		return start(config, time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) })
-	})
+	r := &testRelay{t: t, clock: new(atomic.Int64), counters: new(counter.Set)}
+	poller := newPoller(t, PollerConfig{Counters: r.counters})
+	poller.began, poller.now = time.Unix(1e9, 0), func() time.Duration { return time.Duration(r.clock.Load()) }
+	r.start(addr, Config{Poller: poller, Accept: accept})
 	return r
 }
 
 // replaced returns a relay that has taken the place of r.
 func (r *testRelay) replaced(addr netip.Addr, accept Policy) *testRelay {
 	r.t.Helper()
-	other := &testRelay{t: r.t, clock: r.clock}
-	other.start(addr, accept, func(config Config) (*Relay, error) {
-		config.Replaces = r.Relay
-		return Start(config)
-	})
+	other := &testRelay{t: r.t, clock: r.clock, counters: r.counters}
+	other.start(addr, Config{Poller: r.poller, Accept: accept, Replaces: r.Relay})
 	return other
 }
 
-func (r *testRelay) start(addr netip.Addr, accept Policy, start func(Config) (*Relay, error)) {
+func (r *testRelay) start(addr netip.Addr, config Config) {
 	t := r.t
 	t.Helper()
 	pair, err := freePorts(t, addr, 2, time.Now).Open()
@@ -92,13 +89,8 @@ func (r *testRelay) start(addr netip.Addr, accept Policy, start func(Config) (*R
 		t.Fatal(err)
 	}
 	r.sunk = make(chan taken, 1000)
-	r.Relay, err = start(Config{
-		Pair:     pair,
-		Poller:   newPoller(t, PollerConfig{}),
-		Accept:   accept,
-		Sink:     func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} },
-		Counters: &r.counters,
-	})
+	config.Pair, config.Sink = pair, func(c Component, packet []byte) { r.sunk <- taken{c, string(packet)} }
+	r.Relay, err = Start(config)
 	if err != nil {
 		t.Fatal(err)
 	}

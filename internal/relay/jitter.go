@@ -51,19 +51,20 @@ func staticRate(payloadType uint8) uint32 {
 // rate of a dynamic payload type is learnt from the timestamps. The zero value is
 // ready for use.
 type jitter struct {
-	rate    uint32 // Hz; 0: not known
-	value   uint64 // in 1/16 of a timestamp unit
-	sum     uint64 // of all differences that went into value, in timestamp units
-	steps   uint64 // how many they are
-	transit uint32 // of the last packet, in timestamp units
-	valid   bool   // transit is of the same rate and timeline
-
-	timestamp uint32 // of the last packet
-	any       bool
+	rate      uint32 // Hz; 0: not known
+	transit   uint32 // of the last packet, in timestamp units
+	timestamp uint32 // the same packet's
 
 	markTimestamp uint32 // where the measurement of the rate began
 	markAt        time.Duration
-	marked        bool
+
+	value uint64 // in 1/16 of a timestamp unit
+	sum   uint64 // of all differences that went into value, in timestamp units
+	steps uint64 // how many they are
+
+	valid  bool // transit is of the same rate and timeline
+	any    bool // there was a packet
+	marked bool // the measurement of the rate has begun
 }
 
 // observe takes the timestamp of a packet that came at the time at.

@@ -1,10 +1,9 @@
 package relay
 
 import (
+	"encoding/binary"
 	"slices"
 	"time"
-
-	"github.com/pion/rtp"
 )
 
 // maxStreams is how many RTP streams, told apart by SSRC, a meter follows at
@@ -17,7 +16,25 @@ const (
 	rtpVersion    = 2
 )
 
-// A meter measures one direction of one component. The zero value is ready for use. It
+// A header is what a meter reads of RTP's (RFC 3550 section 5.1).
+type header struct {
+	payloadType uint8
+	sequence    uint16
+	timestamp   uint32
+	ssrc        uint32
+}
+
+// parseHeader reads the header of what isRTP.
+func parseHeader(packet []byte) header {
+	return header{
+		payloadType: packet[1] & 0x7f,
+		sequence:    binary.BigEndian.Uint16(packet[2:]),
+		timestamp:   binary.BigEndian.Uint32(packet[4:]),
+		ssrc:        binary.BigEndian.Uint32(packet[8:]),
+	}
+}
+
+// A meter measures one direction of the RTP port. The zero value is ready for use. It
 // is not safe for concurrent use.
 type meter struct {
 	packets, bytes uint64
@@ -25,10 +42,13 @@ type meter struct {
 	streams []stream // maxStreams at most
 	active  int      // index of the stream heard last
 	clock   uint64   // counts RTP packets, to find the stream unheard for longest
-	ended   losses   // of streams that had to make room
-	past    *[3]span // theirs, as of spans; nil: none had to
+	past    *past    // nil: all streams are there
+}
 
-	fixed [rtpHeaderSize]byte // for measure; the parser would move a local one to the heap
+// past is of streams that had to make room.
+type past struct {
+	losses losses
+	spans  [3]span
 }
 
 // pass counts a packet that was passed on.
@@ -43,13 +63,8 @@ func (m *meter) measure(packet []byte, at time.Duration) bool {
 	if !isRTP(packet) {
 		return false
 	}
-	copy(m.fixed[:], packet)
-	m.fixed[0] = rtpVersion << 6
-	var h rtp.Header
-	if _, err := h.Unmarshal(m.fixed[:]); err != nil {
-		return false
-	}
-	return m.stream(h.SSRC).observe(&h, at)
+	h := parseHeader(packet)
+	return m.stream(h.ssrc).observe(h, at)
 }
 
 // isRTP tells RTP from what else may come to an RTP port: STUN, DTLS and ZRTP by
@@ -102,12 +117,12 @@ func (m *meter) forget(s *stream) {
 	if s.received == 0 {
 		return
 	}
-	m.ended.add(s.losses())
 	if m.past == nil {
-		m.past = new([3]span)
+		m.past = new(past)
 	}
+	m.past.losses.add(s.losses())
 	for i, span := range s.spans() {
-		m.past[i].add(span)
+		m.past.spans[i].add(span)
 	}
 }
 
@@ -134,7 +149,7 @@ func (m *meter) current() *stream {
 func (m *meter) spans() (all, tunnel, told span) {
 	var sum [3]span
 	if m.past != nil {
-		sum = *m.past
+		sum = m.past.spans
 	}
 	for i := range m.streams {
 		for j, span := range m.streams[i].spans() {
@@ -153,7 +168,10 @@ func (m *meter) format() Format {
 }
 
 func (m *meter) traffic() Traffic {
-	total := m.ended
+	var total losses
+	if m.past != nil {
+		total = m.past.losses
+	}
 	for i := range m.streams {
 		total.add(m.streams[i].losses())
 	}

@@ -39,6 +39,7 @@ const (
 // doze).
 type Poller struct {
 	config PollerConfig
+	common
 	epoll  int
 	wake   int  // an eventfd, for Close
 	room   bool // to doze
@@ -46,7 +47,7 @@ type Poller struct {
 	once   sync.Once
 	done   chan struct{} // run has ended
 
-	buf    [MaxPacket + 1]byte // one byte more than a packet may have shows the ones that have more
+	intake intake
 	events [pollBatch]unix.EpollEvent
 
 	mu    sync.Mutex // held while sockets are read and Sinks called
@@ -77,7 +78,10 @@ func NewPoller(config PollerConfig) (*Poller, error) {
 		_ = unix.Close(epoll)
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	p := &Poller{config: config, epoll: epoll, wake: wake, room: doze.Room(), done: make(chan struct{})}
+	p := &Poller{
+		config: config, common: newCommon(config.Counters),
+		epoll: epoll, wake: wake, room: doze.Room(), done: make(chan struct{}),
+	}
 	go p.run()
 	return p, nil
 }
@@ -183,22 +187,23 @@ func (p *Poller) take(events []unix.EpollEvent) {
 		if slot.half == nil || slot.turn != events[i].Pad {
 			continue
 		}
-		if !slot.half.read(p.buf[:]) {
+		if !slot.half.read(&p.intake) {
 			p.drop(slot.half)
 		}
 	}
 }
 
 // read takes one packet from the socket, if it has one.
-func (h *half) read(buf []byte) bool {
+func (h *half) read(in *intake) bool {
 	h.mu.Lock()
-	n, src, err := h.socket.receive(buf)
+	n, src, err := h.socket.receive(in)
+	packet := in.packet[:n]
 	v := pass
 	if err == nil {
-		v = h.admit(buf[:n], src)
+		v = h.admit(packet, src)
 	}
 	h.mu.Unlock()
-	return h.received(buf[:n], v, err)
+	return h.received(packet, v, err)
 }
 
 // add has the socket of h read from now on.

@@ -21,7 +21,6 @@ var errWouldBlock = errors.New("nothing to read")
 // A socket is a bound UDP socket.
 type socket struct {
 	conn *net.UDPConn
-	addr netip.AddrPort
 }
 
 func (s *socket) open(addr netip.AddrPort, class dscp.Class) error {
@@ -34,7 +33,7 @@ func (s *socket) open(addr netip.AddrPort, class dscp.Class) error {
 	if err != nil {
 		return err
 	}
-	s.conn, s.addr = conn.(*net.UDPConn), addr
+	s.conn = conn.(*net.UDPConn)
 	_ = s.conn.SetReadBuffer(receiveBuffer)
 	_ = s.conn.SetWriteBuffer(sendBuffer)
 	return nil
@@ -60,14 +59,17 @@ func (s *socket) send(packet []byte, to netip.AddrPort) error {
 // A Poller reads the sockets of Relays, each in a goroutine of its own here. It
 // is safe for concurrent use. Make it with NewPoller.
 type Poller struct {
-	config  PollerConfig
+	config PollerConfig
+	common
 	mu      sync.Mutex // held while Sinks are called
 	closed  bool
 	readers sync.WaitGroup
 }
 
 // NewPoller starts a Poller.
-func NewPoller(config PollerConfig) (*Poller, error) { return &Poller{config: config}, nil }
+func NewPoller(config PollerConfig) (*Poller, error) {
+	return &Poller{config: config, common: newCommon(config.Counters)}, nil
+}
 
 // Close has no Sink called any more.
 func (p *Poller) Close() error {

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -37,15 +38,13 @@ type Ports struct {
 	first uint16 // even; pair i is first+2*i and the port after it
 	now   func() time.Time
 	class dscp.Class
+	began time.Time
 
 	mu    sync.Mutex
-	pairs []pairState
+	pairs []time.Duration // until when each rests, since began; or open
 }
 
-type pairState struct {
-	open  bool
-	rests time.Time // until then, when not open
-}
+const open time.Duration = math.MaxInt64 // in place of a time: the pair is in use
 
 // NewPorts returns the pairs that lie within the ports lo to hi, both included.
 // addr must be a single address of this host, as SDP will name it; an IPv4
@@ -67,7 +66,7 @@ func newPorts(addr netip.Addr, lo, hi uint16, now func() time.Time) (*Ports, err
 	if n <= 0 {
 		return nil, fmt.Errorf("media ports %d-%d hold no even port with the odd one after it", lo, hi)
 	}
-	return &Ports{addr: addr, first: uint16(first), now: now, class: dscp.Media, pairs: make([]pairState, n)}, nil
+	return &Ports{addr: addr, first: uint16(first), now: now, class: dscp.Media, began: now(), pairs: make([]time.Duration, n)}, nil
 }
 
 // Mark says how sockets are marked in place of dscp.Media. It must be called before
@@ -100,13 +99,12 @@ func (p *Ports) Open() (*Pair, error) {
 // take marks as open the first free pair at or after the given step from start
 // and returns its step, or the number of pairs when there is none.
 func (p *Ports) take(start, step int) int {
-	now := p.now()
+	now := p.now().Sub(p.began)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; step < len(p.pairs); step++ {
-		s := &p.pairs[(start+step)%len(p.pairs)]
-		if !s.open && !now.Before(s.rests) {
-			s.open = true
+		if rests := &p.pairs[(start+step)%len(p.pairs)]; now >= *rests {
+			*rests = open
 			return step
 		}
 	}
@@ -114,15 +112,15 @@ func (p *Ports) take(start, step int) int {
 }
 
 func (p *Ports) giveBack(i int, rest time.Duration) {
-	rests := p.now().Add(rest)
+	until := p.now().Sub(p.began) + rest
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pairs[i] = pairState{rests: rests}
+	p.pairs[i] = until
 }
 
 func (p *Ports) bind(i int) (*Pair, error) {
 	port := p.first + 2*uint16(i)
-	pair := &Pair{ports: p, index: i}
+	pair := &Pair{addr: netip.AddrPortFrom(p.addr, port), ports: p, index: i}
 	for c := range pair.sockets {
 		if err := pair.sockets[c].open(netip.AddrPortFrom(p.addr, port+uint16(c)), p.class); err != nil {
 			for _, opened := range pair.sockets[:c] {
@@ -136,24 +134,25 @@ func (p *Ports) bind(i int) (*Pair, error) {
 
 // Usage says how many pairs are open, how many rest in quarantine, and how many
 // there are in all. A pair held by another program counts as neither.
-func (p *Ports) Usage() (open, resting, total int) {
-	now := p.now()
+func (p *Ports) Usage() (inUse, resting, total int) {
+	now := p.now().Sub(p.began)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, s := range p.pairs {
+	for _, rests := range p.pairs {
 		switch {
-		case s.open:
-			open++
-		case now.Before(s.rests):
+		case rests == open:
+			inUse++
+		case now < rests:
 			resting++
 		}
 	}
-	return open, resting, len(p.pairs)
+	return inUse, resting, len(p.pairs)
 }
 
 // A Pair is two bound sockets, RTP's and RTCP's. It belongs to whoever opened it
 // until it is given to a Relay.
 type Pair struct {
+	addr    netip.AddrPort // RTP's
 	sockets [components]socket
 
 	ports *Ports
@@ -163,7 +162,7 @@ type Pair struct {
 }
 
 // Addr returns the address of the RTP port. RTCP's is one port higher.
-func (p *Pair) Addr() netip.AddrPort { return p.sockets[RTP].addr }
+func (p *Pair) Addr() netip.AddrPort { return p.addr }
 
 // Close closes both sockets and sends the ports into quarantine. It can be
 // called more than once and from several goroutines; all of them get the result

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/siptunnel/siptunnel/internal/counter"
 )
 
 // MaxPacket is the largest packet that a relay carries, in bytes.
@@ -71,89 +69,74 @@ type Config struct {
 	// learn what that measures. Without, it does so once the other end has begun.
 	Report bool
 
-	// Counters counts what is dropped, as media.dropped.REASON. It may be nil.
-	Counters *counter.Set
-
 	// Replaces is the Relay in whose place this one is, with another Pair for the same
-	// peer. Start closes it, and this one goes on with what that has measured. On an
+	// peer and with the same Poller. Start closes it, and this one goes on with what that has measured. On an
 	// error it stays as it is. Nil: none.
 	Replaces *Relay
 }
 
 // A Relay joins one peer's media ports to a Sink and to Send. Its methods are
 // safe for concurrent use.
+//
+// A program has as many as calls. What only one of them uses at a time is the Poller's.
 type Relay struct {
 	pair   *Pair
-	poller *Poller
-	local  netip.AddrPort
+	poller *Poller // times are since it began
 	sink   func(Component, []byte)
-	began  time.Time
-	now    func() time.Duration // since began
 
 	halves [components]half
 	drops  dropCounter
-	lastIn atomic.Int64 // time.Duration since began, plus 1; 0: never
-	closed sync.Once
-	err    error // of Close
+	lastIn atomic.Int64 // time.Duration, plus 1; 0: never
 
-	// Guarded by mu of the RTP half: what is known beyond RTP.
-	control control
-	far     [reportLegsSize]byte // of the other end's latest report
-	hasFar  bool
+	findings // guarded by mu of the RTP half
+
+	// Guarded by mu of the RTCP half: packets passed on.
+	rtcpIn, rtcpOut uint64
 
 	aside     atomic.Uint64 // packets; see Aside
 	reportGap atomic.Int64  // time.Duration from one report to the next, less than firstReport before the first
-	reportAt  atomic.Int64  // since began: when the next report is due; 0: firstReport after the next packet
-	reporting sync.Mutex    // guards reportBuf
-	reportBuf [reportSize]byte
+	reportAt  atomic.Int64  // time.Duration: when the next report is due; 0: firstReport after the next packet
+}
+
+// findings are what a relay has measured and been told.
+type findings struct {
+	in, out meter
+	control control              // what is known beyond RTP
+	far     [reportLegsSize]byte // of the other end's latest report
+	hasFar  bool
 }
 
 // A half is what a relay has for one component.
 type half struct {
 	relay     *Relay
 	component Component
+	failures  uint8 // in a row; the Poller's
 	slot      int32 // the Poller's; negative: none
-	failures  int   // in a row; the Poller's
 
-	mu     sync.Mutex // guards what follows
-	socket *socket
-	latch  latch
-	in     meter
-	out    meter
+	mu      sync.Mutex // guards what follows
+	socket  *socket
+	latch   latch
+	in, out *meter // the Relay's; nil: RTCP
 }
 
 // Start begins to relay. As long as SetRemote has named no address, all packets
 // are dropped. On an error the Pair is closed.
 func Start(config Config) (*Relay, error) {
-	if old := config.Replaces; old != nil {
-		return start(config, old.began, old.now)
-	}
-	began := time.Now()
-	return start(config, began, func() time.Duration { return time.Since(began) })
-}
-
-func start(config Config, began time.Time, now func() time.Duration) (*Relay, error) {
-	r := &Relay{
-		pair:   config.Pair,
-		poller: config.Poller,
-		local:  config.Pair.Addr(),
-		sink:   config.Sink,
-		began:  began,
-		now:    now,
-	}
+	r := &Relay{pair: config.Pair, poller: config.Poller, sink: config.Sink}
 	if r.sink == nil {
 		r.sink = func(Component, []byte) {}
 	}
 	if !config.Report {
 		r.reportAt.Store(silent)
 	}
-	r.drops.init(config.Counters)
+	r.drops.program = &r.poller.dropped
 	for c := range r.halves {
 		h := &r.halves[c]
 		h.relay, h.component, h.socket = r, Component(c), &config.Pair.sockets[c]
 		h.latch.accept = config.Accept
 		h.slot = -1
 	}
+	r.halves[RTP].in, r.halves[RTP].out = &r.in, &r.out
 	for c := range r.halves {
 		if err := r.poller.add(&r.halves[c]); err != nil {
 			return nil, errors.Join(fmt.Errorf("media socket: %w", err), r.Close())
@@ -169,23 +152,21 @@ func start(config Config, began time.Time, now func() time.Duration) (*Relay, er
 // address and so anything else to measure.
 func (r *Relay) replace(old *Relay) {
 	_ = old.Close() // that of its ports
-	for c := range r.halves {
-		from, to := &old.halves[c], &r.halves[c]
-		from.mu.Lock()
-		in, out := from.in, from.out
-		from.in, from.out = meter{}, meter{} // Who still sends there measures for nobody.
-		from.mu.Unlock()
-		to.mu.Lock()
-		to.in, to.out = in, out
-		to.mu.Unlock()
-	}
-	from, to := &old.halves[RTP], &r.halves[RTP]
-	from.mu.Lock()
-	control, far, hasFar := old.control, old.far, old.hasFar
-	from.mu.Unlock()
-	to.mu.Lock()
-	r.control, r.far, r.hasFar = control, far, hasFar
-	to.mu.Unlock()
+	old.halves[RTP].mu.Lock()
+	found := old.findings
+	old.findings = findings{} // Who still sends there measures for nobody.
+	old.halves[RTP].mu.Unlock()
+	r.halves[RTP].mu.Lock()
+	r.findings = found
+	r.halves[RTP].mu.Unlock()
+
+	old.halves[RTCP].mu.Lock()
+	in, out := old.rtcpIn, old.rtcpOut
+	old.halves[RTCP].mu.Unlock()
+	r.halves[RTCP].mu.Lock()
+	r.rtcpIn, r.rtcpOut = in, out
+	r.halves[RTCP].mu.Unlock()
+
 	r.drops.add(&old.drops)
 	r.lastIn.Store(old.lastIn.Load())
 	r.aside.Store(old.aside.Load())
@@ -194,7 +175,7 @@ func (r *Relay) replace(old *Relay) {
 }
 
 // LocalAddr returns the address of the RTP port. RTCP's is one port higher.
-func (r *Relay) LocalAddr() netip.AddrPort { return r.local }
+func (r *Relay) LocalAddr() netip.AddrPort { return r.pair.Addr() }
 
 // SetRemote takes the addresses that the peer's SDP names, of the first SDP and
 // of every later one. The same address again keeps what was latched, another one
@@ -228,7 +209,7 @@ func (r *Relay) Send(c Component, packet []byte) error {
 		return nil
 	}
 	h := &r.halves[c]
-	at := r.now()
+	at := r.poller.now()
 	h.mu.Lock()
 	// Measured before it is known whether it goes out: what is dropped here, on hold
 	// above all, was not lost on the way here.
@@ -237,7 +218,7 @@ func (r *Relay) Send(c Component, packet []byte) error {
 	var err error
 	if v == pass {
 		if err = h.socket.send(packet, to); err == nil {
-			h.out.pass(packet)
+			h.sent(packet)
 		}
 	}
 	if measured {
@@ -275,12 +256,12 @@ func (r *Relay) Stats() Stats {
 	rtp.mu.Unlock()
 
 	rtcp.mu.Lock()
-	s.In.RTCP, s.Out.RTCP = rtcp.in.packets, rtcp.out.packets
+	s.In.RTCP, s.Out.RTCP = r.rtcpIn, r.rtcpOut
 	rtcp.mu.Unlock()
 
 	s.Dropped = r.drops.drops()
 	if at := r.lastIn.Load(); at != 0 {
-		s.LastIn = r.began.Add(time.Duration(at - 1))
+		s.LastIn = r.poller.began.Add(time.Duration(at - 1))
 	}
 	return s
 }
@@ -288,17 +269,14 @@ func (r *Relay) Stats() Stats {
 // Close closes the ports, which go into quarantine, and waits until the Sink is
 // called no more. It can be called more than once.
 func (r *Relay) Close() error {
-	r.closed.Do(func() {
-		rtp, rtcp := &r.halves[RTP], &r.halves[RTCP]
-		r.poller.remove(rtp)
-		r.poller.remove(rtcp)
-		rtp.mu.Lock()
-		defer rtp.mu.Unlock()
-		rtcp.mu.Lock()
-		defer rtcp.mu.Unlock()
-		r.err = r.pair.Close()
-	})
-	return r.err
+	rtp, rtcp := &r.halves[RTP], &r.halves[RTCP]
+	r.poller.remove(rtp)
+	r.poller.remove(rtcp)
+	rtp.mu.Lock()
+	defer rtp.mu.Unlock()
+	rtcp.mu.Lock()
+	defer rtcp.mu.Unlock()
+	return r.pair.Close()
 }
 
 // received is told what the socket gave, or admit's verdict about it. It says
@@ -337,7 +315,7 @@ func (r *Relay) heardRTCP(packet []byte, at time.Duration) {
 	h := &r.halves[RTP]
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r.control.heard(&h.out, packet, at)
+	r.control.heard(h.out, packet, at)
 }
 
 func (r *Relay) passedRTCP(packet []byte, at time.Duration) {
@@ -353,17 +331,28 @@ func (h *half) admit(packet []byte, src netip.AddrPort) verdict {
 	if len(packet) == 0 || len(packet) > MaxPacket {
 		return dropSize
 	}
-	at := h.relay.now()
+	at := h.relay.poller.now()
 	if v := h.latch.admit(src, at); v != pass {
 		return v
 	}
 	if h.component == RTCP && IsReport(packet) {
 		return dropReport
 	}
-	h.in.pass(packet)
 	if h.component == RTP {
+		h.in.pass(packet)
 		h.in.measure(packet, at)
+	} else {
+		h.relay.rtcpIn++
 	}
 	h.relay.lastIn.Store(int64(at) + 1)
 	return pass
+}
+
+// sent counts a packet that went to the peer. It is called with mu held.
+func (h *half) sent(packet []byte) {
+	if h.component == RTP {
+		h.out.pass(packet)
+	} else {
+		h.relay.rtcpOut++
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/pion/rtp"
-	"github.com/siptunnel/siptunnel/internal/counter"
 )
 
 func TestRelayBothWays(t *testing.T) {
@@ -394,7 +393,6 @@ func TestRelayConcurrently(t *testing.T) {
 				close(enough)
 			}
 		},
-		Counters: new(counter.Set),
 	})
 	phone := newPeer(t, "127.0.0.1")
 	packet := rtpPacket(t, rtp.Header{SSRC: 1}, make([]byte, 160)...)

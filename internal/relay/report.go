@@ -111,10 +111,6 @@ func (r *Relay) reportIsDue(at time.Duration) bool {
 
 // report tells the other end. It is called by the Poller, as the Sink is.
 func (r *Relay) report() {
-	if !r.reporting.TryLock() {
-		return // Where each socket has its reader, the other one is at it.
-	}
-	defer r.reporting.Unlock()
 	h := &r.halves[RTP]
 	h.mu.Lock()
 	var ssrc uint32
@@ -125,7 +121,7 @@ func (r *Relay) report() {
 	lost += r.aside.Load()
 	near, _ := h.side()
 	h.mu.Unlock()
-	r.sink(RTCP, appendReport(r.reportBuf[:0], ssrc, lost, near))
+	r.sink(RTCP, appendReport(r.poller.report[:0], ssrc, lost, near))
 }
 
 // Aside says that RTP which the Sink was given went somewhere else than into the tunnel, where

@@ -138,17 +138,15 @@ func (p rtcpPacket) senderTime() (last uint32, ok bool) {
 	return binary.BigEndian.Uint32(p.body[6:]), true
 }
 
-// A sentReport is a sender report that was passed on to the peer.
-type sentReport struct {
-	last uint32 // as the peer will name it
-	at   time.Duration
-}
-
 // A control is what a relay needs to read RTCP. The zero value is ready for use. It
 // is not safe for concurrent use.
 type control struct {
-	sent   [4]sentReport // the latest, by turns: the peer may answer to one before
+	// The sender reports that were passed on to the peer, the latest, by turns: it may
+	// answer to one before.
+	sent   [4]uint32 // as the peer will name them
+	sentAt [4]time.Duration
 	next   uint8
+
 	budget [2]budget // of what comes in, of what goes out
 }
 
@@ -176,12 +174,12 @@ func (c *control) roundTrip(b reportBlock, at time.Duration) (rtt time.Duration,
 	if b.last == 0 {
 		return 0, false
 	}
-	for _, s := range c.sent {
-		if s.last != b.last {
+	for i, last := range c.sent {
+		if last != b.last {
 			continue
 		}
 		held := time.Duration(uint64(b.delay) * uint64(time.Second) >> 16)
-		rtt = at - s.at - held
+		rtt = at - c.sentAt[i] - held
 		// Clocks of peers are as good as they are, and their units coarse.
 		return max(rtt, time.Microsecond), rtt > -20*time.Millisecond && rtt < maxRoundTrip
 	}
@@ -198,8 +196,8 @@ func (c *control) passed(packet []byte, at time.Duration) {
 	}
 	for p, rest, ok := nextRTCP(packet); ok; p, rest, ok = nextRTCP(rest) {
 		if last, ok := p.senderTime(); ok {
-			c.sent[c.next%uint8(len(c.sent))] = sentReport{last, at}
-			c.next++
+			c.sent[c.next], c.sentAt[c.next] = last, at
+			c.next = (c.next + 1) % uint8(len(c.sent))
 		}
 	}
 }

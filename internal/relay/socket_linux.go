@@ -27,15 +27,19 @@ var errWouldBlock error = unix.EAGAIN
 //
 // It is not safe for concurrent use.
 type socket struct {
-	fd   int // -1: closed
-	addr netip.AddrPort
-
+	fd     int            // -1: closed
 	to     netip.AddrPort // that name holds
 	name   [unix.SizeofSockaddrInet6]byte
-	length uintptr // of name
+	length uint8 // of name
+	is4    bool
+}
 
-	from       [unix.SizeofSockaddrInet6]byte // receive's; a local one would move to the heap
-	fromLength uint32
+// An intake is what receive takes: a packet and whom it is from. It is not the
+// caller's own, which would move to the heap.
+type intake struct {
+	packet [MaxPacket + 1]byte // one byte more than a packet may have shows the ones that have more
+	name   [unix.SizeofSockaddrInet6]byte
+	length uint32 // of name
 }
 
 func (s *socket) open(addr netip.AddrPort, class dscp.Class) error {
@@ -56,7 +60,7 @@ func (s *socket) open(addr netip.AddrPort, class dscp.Class) error {
 	// A system that refuses these sizes has sizes of its own, which will do.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
-	s.fd, s.addr = fd, addr
+	s.fd, s.is4 = fd, addr.Addr().Is4()
 	return nil
 }
 
@@ -86,18 +90,18 @@ func (s *socket) close() error {
 
 // receive takes the next packet, or returns errWouldBlock. It allocates nothing
 // but for sources with a zone.
-func (s *socket) receive(buf []byte) (n int, src netip.AddrPort, err error) {
+func (s *socket) receive(in *intake) (n int, src netip.AddrPort, err error) {
 	if s.fd < 0 {
 		return 0, src, net.ErrClosed
 	}
 	for {
-		s.fromLength = uint32(len(s.from))
+		in.length = uint32(len(in.name))
 		// It does not wait, so that the runtime need not be told of it.
-		r, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)),
-			unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&s.from[0])), uintptr(unsafe.Pointer(&s.fromLength)))
+		r, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(&in.packet[0])), uintptr(len(in.packet)),
+			unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&in.name[0])), uintptr(unsafe.Pointer(&in.length)))
 		switch errno {
 		case 0:
-			return int(r), sourceOf(&s.from), nil
+			return int(r), sourceOf(&in.name), nil
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
@@ -133,7 +137,7 @@ func (s *socket) send(packet []byte, to netip.AddrPort) error {
 	}
 	for {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(&packet[0])), uintptr(len(packet)),
-			unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&s.name[0])), s.length)
+			unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&s.name[0])), uintptr(s.length))
 		switch errno {
 		case 0:
 			return nil
@@ -148,7 +152,7 @@ func (s *socket) send(packet []byte, to netip.AddrPort) error {
 
 // setName makes name the struct sockaddr_in or sockaddr_in6 of to.
 func (s *socket) setName(to netip.AddrPort) error {
-	if to.Addr().Is4() != s.addr.Addr().Is4() {
+	if to.Addr().Is4() != s.is4 {
 		return unix.EAFNOSUPPORT
 	}
 	zone, err := zoneIndex(to.Addr().Zone())

@@ -30,13 +30,13 @@ func TestSocketsAreMarkedExpedited(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer pair.Close()
-			for _, s := range pair.sockets {
+			for c, s := range pair.sockets {
 				got, err := unix.GetsockoptInt(s.fd, test.level, test.option)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if got>>2 != 46 {
-					t.Errorf("DSCP of %v = %d, want 46", s.addr, got>>2)
+					t.Errorf("DSCP of %v = %d, want 46", Component(c), got>>2)
 				}
 			}
 		})

@@ -75,7 +75,7 @@ const (
 	verdicts
 )
 
-// counterNames are the names under which drops are counted in Config.Counters.
+// counterNames are the names under which drops are counted in PollerConfig.Counters.
 var counterNames = [verdicts]string{
 	dropUnknownSource: "media.dropped.unknown_source",
 	dropNoRemote:      "media.dropped.no_remote",
@@ -90,18 +90,14 @@ var counterNames = [verdicts]string{
 // A dropCounter counts drops for one relay and for the whole program. It is safe
 // for concurrent use.
 type dropCounter struct {
-	relay   [verdicts]atomic.Uint64
-	program [verdicts]*counter.Counter // none for pass
-}
-
-func (d *dropCounter) init(set *counter.Set) {
-	for v := pass + 1; v < verdicts; v++ {
-		d.program[v] = set.Counter(counterNames[v])
-	}
+	relay   [readFailed]atomic.Uint64
+	program *[verdicts]*counter.Counter // none for pass
 }
 
 func (d *dropCounter) count(v verdict) {
-	d.relay[v].Add(1)
+	if v < readFailed {
+		d.relay[v].Add(1)
+	}
 	d.program[v].Inc()
 }
 

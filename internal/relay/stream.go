@@ -1,10 +1,6 @@
 package relay
 
-import (
-	"time"
-
-	"github.com/pion/rtp"
-)
+import "time"
 
 // Limits of RFC 3550 appendix A.1: a step of the sequence number within them is
 // loss or reordering, beyond them the source has started anew.
@@ -35,8 +31,11 @@ func (l *losses) add(o losses) {
 // admitted by its address. And packets are counted once however often they
 // come, where A.3 lets duplicates hide losses.
 type stream struct {
-	ssrc uint32
-	used uint64 // by the meter
+	ssrc        uint32
+	suspect     uint16 // the number that would prove that the source started anew; that of highest: none
+	format      uint8  // the payload type of most packets
+	formatVotes uint8
+	used        uint64 // by the meter
 
 	// Sequence numbers are extended to 64 bits and start one cycle up, so
 	// that the packets just before the first one have a number too.
@@ -44,27 +43,21 @@ type stream struct {
 	received       uint64 // different packets from first to highest
 	window         [windowSize / 64]uint64
 
-	suspect     uint16 // the number that would prove that the source started anew
-	haveSuspect bool
-
 	past        losses // from before the source started anew; reordered and duplicates in all
 	pastPackets uint64 // the same, of what spans has
 	jitter      jitter
-
-	format      uint8 // the payload type of most packets
-	formatVotes uint8
 
 	out *outward // of the direction to the peer, when something was sent
 }
 
 // observe takes the header of a packet that came at the time at, and says whether the
 // packet is a new one.
-func (s *stream) observe(h *rtp.Header, at time.Duration) bool {
-	if !s.count(h.SequenceNumber) {
+func (s *stream) observe(h header, at time.Duration) bool {
+	if !s.count(h.sequence) {
 		return false
 	}
-	s.jitter.observe(h.PayloadType, h.Timestamp, at)
-	s.vote(h.PayloadType)
+	s.jitter.observe(h.payloadType, h.timestamp, at)
+	s.vote(h.payloadType)
 	return true
 }
 
@@ -97,8 +90,8 @@ func (s *stream) count(seq uint16) bool {
 	case -ahead <= MaxMisorder:
 		return s.countLate(s.highest - uint64(-ahead))
 	}
-	if !s.haveSuspect || seq != s.suspect {
-		s.suspect, s.haveSuspect = seq+1, true
+	if seq != s.suspect {
+		s.suspect = seq + 1
 		return false
 	}
 	s.past.lost += s.lost()
@@ -139,7 +132,7 @@ func (s *stream) countLate(ext uint64) bool {
 func (s *stream) mark(ext uint64) {
 	s.window[ext%windowSize/64] |= 1 << (ext % 64)
 	s.received++
-	s.haveSuspect = false
+	s.suspect = uint16(s.highest)
 }
 
 func (s *stream) lost() uint64 {

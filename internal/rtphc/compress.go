@@ -25,24 +25,23 @@ const (
 // NewCompressor.
 type Compressor struct {
 	context uint16
+	has     bool // active can be used
+	waits   bool // pending was sent and has not been acknowledged
 	channel uint32
 
-	has    bool // active can be used
-	slot   uint8
-	active anchored
-
-	waits   bool // pending was sent and has not been acknowledged
+	active  anchored
 	pending anchored
-	gap     uint64 // numbers to let pass before a short packet becomes an anchor
 	free    uint64 // number from which on the slot that is not active may get a line
+	slot    uint8  // the active one
+	gap     uint8  // numbers to let pass before a short packet becomes an anchor
 
-	any      bool // there was a packet before: previous, its number, its payload's length
+	any      bool  // there was a packet before: previous, its number, its payload's length
+	lengths  uint8 // how often in a row the length was that
+	strides  uint8 // how often in a row the stride was that; 0: not seen
+	length   uint16
+	stride   uint32 // between the last two packets that followed each other
 	previous header
 	number   uint64
-	length   int
-	lengths  int    // how often in a row the length was that
-	stride   uint32 // between the last two packets that followed each other
-	strides  int    // how often in a row it was that; 0: not seen
 }
 
 // anchored is a line and the numbers of the first and the last anchor of it that
@@ -74,7 +73,7 @@ func (c *Compressor) Append(dst []byte, number uint64, packet []byte) []byte {
 		r = c.record(&h, number, length)
 	}
 	anchor := c.repeats(&h, number, usable, &r) || c.starts(&h, number, usable, &r)
-	c.previous, c.number, c.length, c.any = h, number, length, true
+	c.previous, c.number, c.length, c.any = h, number, uint16(length), true
 	switch {
 	case anchor && usable && c.pending.stride == c.active.stride && (c.pending.usual == c.active.usual || int(c.pending.usual) == length):
 		c.pending.last = number
@@ -139,7 +138,7 @@ func (c *Compressor) learn(h *header, length int) {
 	if !c.any {
 		return
 	}
-	if length == c.length {
+	if length == int(c.length) {
 		c.lengths = min(c.lengths+1, steadyLength)
 	} else {
 		c.lengths = 0
@@ -188,7 +187,7 @@ func (c *Compressor) repeats(h *header, number uint64, usable bool, r *wire.Reco
 	if !usable || r.Type == wire.RecordDelta {
 		return true
 	}
-	if number < c.pending.last+c.gap {
+	if number < c.pending.last+uint64(c.gap) {
 		return false
 	}
 	c.gap = min(2*c.gap, lastGap)
@@ -205,7 +204,7 @@ func (c *Compressor) starts(h *header, number uint64, usable bool, r *wire.Recor
 	switch {
 	case !usable:
 		// Two packets are a line.
-		stride, usual = uint16(c.stride), uint16(c.length)
+		stride, usual = uint16(c.stride), c.length
 		start = c.strides > 0 && c.stride <= 0xffff && c.follows(h, number, stride)
 	case off(r) && c.strides == steadyStride && c.stride <= 0xffff && c.stride != uint32(stride):
 		stride = uint16(c.stride)

@@ -358,8 +358,8 @@ func lineOf(u sipmsg.URI) int {
 // asked for.
 func (p *pbxPhone) phoneURI(l *leg, m *sipmsg.Message) ([]byte, bool) {
 	if l != nil && m.ToTag() != nil {
-		if b := l.dialogOf(m, down); b.contact != nil {
-			return b.contact, true
+		if b := l.dialogOf(m, down); b.contact != "" {
+			return []byte(b.contact), true
 		}
 	}
 	u, ok := sipmsg.ParseURI(m.RequestURI())

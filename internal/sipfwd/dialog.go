@@ -22,11 +22,11 @@ type dialog struct {
 	// those of another dialog are in force.
 	media []signalled
 
-	contact []byte // PBX side: the phone's latest Contact URI, its own bytes
+	contact string // PBX side: the phone's latest Contact URI, its own bytes
 
 	// For a BYE of our own to the SIP peer of this half, should the tunnel be
 	// gone for good.
-	peerTarget []byte   // the peer's Contact URI
+	peerTarget string   // the peer's Contact URI
 	routes     []string // LAN side: of what the PBX sends, too
 	from, to   string   // From and To as the initiator writes them
 }
@@ -140,7 +140,7 @@ func (l *leg) isLast(b *dialog) bool {
 		return true
 	}
 	for _, other := range l.dialogs {
-		if other != b && (other.confirmed || l.info.Answered.IsZero()) {
+		if other != b && (other.confirmed || l.answeredAt.IsZero()) {
 			return false
 		}
 	}

@@ -81,12 +81,12 @@ func (f *flow) send(msg []byte) {
 }
 
 // recordRoute is the Record-Route value that leads the requests of the phone's
-// dialog back through us. target is the Request-URI of the request that began
-// it: RFC 3261 section 16.6, step 4, wants sips for sips.
-func (f *flow) recordRoute(target []byte) []byte {
+// dialog back through us. secure says that the Request-URI of the request that began
+// it is of sips: RFC 3261 section 16.6, step 4, wants sips for sips.
+func (f *flow) recordRoute(secure bool) []byte {
 	v := "<sip:" + f.local.String()
 	switch {
-	case f.transport == "TLS" && isSIPS(target):
+	case f.transport == "TLS" && secure:
 		v = "<sips:" + f.local.String()
 	case f.transport != "UDP":
 		v += ";transport=" + strings.ToLower(f.transport)

@@ -71,7 +71,7 @@ func (p *lanPhone) requestFromTunnel(m *sipmsg.Message) {
 		}
 	}
 	if recordsRoute(m) {
-		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute(m.RequestURI()))
+		m.AddBefore(sipmsg.RecordRoute, "Record-Route", f.recordRoute(isSIPS(m.RequestURI())))
 	}
 	l.throughProxies(m)
 	branch := newBranch()
@@ -200,7 +200,7 @@ func (p *lanPhone) responseFromTunnel(m *sipmsg.Message) {
 	if f.reliable() {
 		m.EnsureContentLength()
 	}
-	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
+	p.edge.respond(s, m, appendEdited(nil, m, p.side.counters))
 }
 
 func (p *lanPhone) responseSDPDown(s *serverTx, l *leg, m *sipmsg.Message, status int) {

@@ -74,7 +74,7 @@ func (p *lanPhone) claim(m *sipmsg.Message) int {
 	if p.legs.find(m, up) != nil {
 		return 3
 	}
-	contact, n := contactURI(m), 0
+	contact, n := []byte(contactURI(m)), 0
 	for uri, b := range p.bindings {
 		switch {
 		case sameAddress([]byte(uri), contact):

@@ -66,12 +66,11 @@ func (l *leg) throughProxies(m *sipmsg.Message) {
 // recordProxies adds to m, a response to the request of s on f that may create a
 // dialog, ourselves and the proxies of the office that the request has passed.
 func (f *flow) recordProxies(s *serverTx, m *sipmsg.Message) {
-	m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute(requestURI(s.request)))
-	var req sipmsg.Message
-	if req.Parse(s.request) != nil || !viaProxies(&req) {
+	m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute(s.secure))
+	if !s.proxied {
 		return
 	}
-	for _, route := range recordRoutes(&req, false) {
+	for _, route := range s.routes {
 		m.AddAfter(sipmsg.RecordRoute, "Record-Route", []byte(route))
 	}
 }

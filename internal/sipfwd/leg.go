@@ -1,7 +1,6 @@
 package sipfwd
 
 import (
-	"bytes"
 	"net/netip"
 	"time"
 
@@ -51,34 +50,35 @@ type legKey struct {
 // leg is what one half of the proxy remembers of a dialog of a phone.
 type leg struct {
 	key     legKey
-	isCall  bool   // started by INVITE
 	first   dialog // what the first request has said
 	dialogs []*dialog
 	inForce *dialog        // whose media are in force; nil before any is known
 	target  netip.AddrPort // PBX side: whose dialog it is, zero while that is not known
 	flow    *flow          // LAN side: where the phone was heard last in this dialog
 	lines   []*mediaLine
-	held    [2]bool // by the latest SDP of the phone and of the PBX
+	seq     [2]uint32 // the highest CSeq of the phone and of the PBX
+
 	// peerSends is the direction in which the SIP peer of this half sends.
 	peerSends direction
+	isCall    bool    // started by INVITE
+	held      [2]bool // by the latest SDP of the phone and of the PBX
+	ending    bool    // BYE seen or refused
+	ended     bool    // reported; nothing may be allocated for it any more
 
 	packets  uint64 // seen at the last check
 	activeAt time.Time
+	until    time.Time // no call: how long the subscription lives
 
-	cost   int // of the budget
-	info   CallInfo
-	until  time.Time // no call: how long the subscription lives
-	ending bool      // BYE seen or refused
-	ended  bool      // reported; nothing may be allocated for it any more
-	end    slot
-	check  slot
-
-	seq [2]uint32 // the highest CSeq of the phone and of the PBX
+	from, to              string // URIs
+	startedAt, answeredAt time.Time
+	reason                string // of its end
+	cost                  int    // of the budget
+	end, check            slot
 }
 
 // size is about how many bytes l needs when its media is gone.
 func (l *leg) size() int {
-	n := txBase + len(l.key.callID) + len(l.key.tag) + len(l.info.From) + len(l.info.To) + len(l.info.Reason) + l.first.size()
+	n := txBase + len(l.key.callID) + len(l.key.tag) + len(l.from) + len(l.to) + len(l.reason) + l.first.size()
 	for _, b := range l.dialogs {
 		n += b.size()
 	}
@@ -87,29 +87,31 @@ func (l *leg) size() int {
 
 // notePeer keeps what a BYE of our own to the SIP peer, who sent m, would need.
 func (l *leg) notePeer(b *dialog, m *sipmsg.Message) {
-	if c := contactURI(m); c != nil && l.isCall {
+	if c := contactURI(m); c != "" && l.isCall {
 		b.peerTarget = c
 	}
 }
 
 func (l *leg) snapshot() CallInfo {
-	info := l.info
-	info.Media = l.stats()
+	info := CallInfo{
+		CallID: l.key.callID, From: l.from, To: l.to, Direction: l.key.initiator.String(),
+		Start: l.startedAt, Answered: l.answeredAt, Reason: l.reason, Media: l.stats(),
+	}
 	if !info.Answered.IsZero() {
 		info.Duration = time.Since(info.Answered)
 	}
 	return info
 }
 
-// contactURI is a copy of the URI of the message's first Contact, nil when there
-// is none that is worth keeping.
-func contactURI(m *sipmsg.Message) []byte {
+// contactURI is the URI of the message's first Contact, empty when there is none that
+// is worth keeping.
+func contactURI(m *sipmsg.Message) string {
 	if it := m.Values(sipmsg.Contact); it.Next() {
 		if a := it.Addr(); !a.Star && len(a.URI) <= maxURILength {
-			return bytes.Clone(a.URI)
+			return string(a.URI)
 		}
 	}
-	return nil
+	return ""
 }
 
 func headerText(m *sipmsg.Message, k sipmsg.Kind) string {

@@ -111,12 +111,9 @@ func (t *legTable) open(m *sipmsg.Message, d direction) (*leg, *refusal) {
 	t.byKey[l.key] = append(t.byKey[l.key], l)
 	t.count++
 	t.live[l.class()]++
-	l.info = CallInfo{
-		CallID: l.key.callID, From: string(m.FromURI()), To: string(m.ToURI()),
-		Direction: d.String(), Start: time.Now(),
-	}
+	l.from, l.to, l.startedAt = string(m.FromURI()), string(m.ToURI()), time.Now()
 	if l.isCall {
-		t.events.CallStarted(l.info)
+		t.events.CallStarted(l.snapshot())
 		t.edge.arm(&l.check, legCheck, func() { t.checkMedia(l) })
 	}
 	return l, nil
@@ -159,7 +156,7 @@ func (t *legTable) inviting(l *leg, key txKey) bool {
 
 // abandon forgets a leg whose first request went nowhere.
 func (t *legTable) abandon(l *leg, m *sipmsg.Message, reason string) {
-	if l != nil && m.ToTag() == nil && l.info.Answered.IsZero() && createsDialog(m) {
+	if l != nil && m.ToTag() == nil && l.answeredAt.IsZero() && createsDialog(m) {
 		t.drop(l, reason)
 	}
 }
@@ -177,8 +174,8 @@ func (t *legTable) request(l *leg, m *sipmsg.Message, d direction) {
 			return
 		}
 		l.ending = true
-		l.info.Reason = "hung up by the " + partyName(d)
-		t.edge.arm(&l.end, legLinger, func() { t.drop(l, l.info.Reason) })
+		l.reason = "hung up by the " + partyName(d)
+		t.edge.arm(&l.end, legLinger, func() { t.drop(l, l.reason) })
 	case !l.isCall:
 		t.prolong(l, m)
 	}
@@ -199,7 +196,7 @@ func (t *legTable) response(l *leg, m *sipmsg.Message, d direction) {
 			t.forget(l, b)
 			return
 		}
-		t.finish(l, l.info.Reason)
+		t.finish(l, l.reason)
 	case string(m.Method()) == "INVITE":
 		t.inviteResponse(l, m, status)
 	case !l.isCall:
@@ -208,17 +205,17 @@ func (t *legTable) response(l *leg, m *sipmsg.Message, d direction) {
 }
 
 func (t *legTable) inviteResponse(l *leg, m *sipmsg.Message, status int) {
-	if !l.info.Answered.IsZero() {
+	if !l.answeredAt.IsZero() {
 		return
 	}
 	if status < 300 {
-		l.info.Answered = time.Now()
+		l.answeredAt = time.Now()
 		return
 	}
 	reason := strconv.Itoa(status) + " " + string(m.Reason())
 	if status == 401 || status == 407 {
 		l.ending = true
-		l.info.Reason = reason
+		l.reason = reason
 		t.edge.arm(&l.end, retryLinger, func() { t.drop(l, reason) })
 	} else {
 		t.finish(l, reason)
@@ -303,10 +300,8 @@ func (t *legTable) report(l *leg, reason string) {
 	l.check.stop()
 	t.live[l.class()]--
 	if l.isCall {
-		answered := l.info.Answered
-		l.info = l.snapshot()
-		l.info.Answered, l.info.Reason = answered, reason
-		t.events.CallEnded(l.info)
+		l.reason = reason
+		t.events.CallEnded(l.snapshot())
 	}
 	l.releaseMedia()
 	l.cost = t.edge.budget.exchange(l.cost, l.size())
@@ -315,7 +310,7 @@ func (t *legTable) report(l *leg, reason string) {
 // endAll ends every leg, and tells the SIP peer of those that are calls.
 func (t *legTable) endAll(reason string) {
 	for _, l := range t.all() {
-		if l.isCall && !l.ended && !l.info.Answered.IsZero() {
+		if l.isCall && !l.ended && !l.answeredAt.IsZero() {
 			t.hangUp(l, `SIP;cause=503;text="Tunnel lost"`)
 		}
 		t.drop(l, reason)
@@ -327,7 +322,7 @@ func (t *legTable) endAll(reason string) {
 // more, should an INVITE have got lost between the halves.
 func (t *legTable) checkMedia(l *leg) {
 	t.edge.arm(&l.check, legCheck, func() { t.checkMedia(l) })
-	if l.info.Answered.IsZero() {
+	if l.answeredAt.IsZero() {
 		if !l.ending && !t.inviting(l, txKey{}) {
 			t.drop(l, "no answer to INVITE")
 		}

@@ -23,7 +23,7 @@ func TestMemoryOfACall(t *testing.T) {
 	if raceDetector {
 		t.Skip("everything is larger with the race detector")
 	}
-	const calls, perPhone, limit = 200, 20, 3 << 10
+	const calls, perPhone, limit = 200, 20, 5 << 8
 	r := newRig(t)
 	phones := make([]*agent, calls/perPhone)
 	for i := range phones {

@@ -143,13 +143,13 @@ func (r dialogRequest) message() []byte {
 // sender. A peer of whom too little is known is left to its own timers.
 func (e *edge) sendBye(l *leg, sender direction, viaSentBy, reason string, to hop) {
 	for _, b := range l.dialogs {
-		if b.peerTarget == nil || b.from == "" {
+		if b.peerTarget == "" || b.from == "" {
 			continue
 		}
 		branch := newBranch()
 		r := dialogRequest{
 			method: "BYE", from: b.from, to: b.to, callID: l.key.callID, cseq: l.seq[boolIndex(sender)] + 1,
-			target: string(b.peerTarget), routes: b.routes, via: viaSentBy + ";branch=" + branch, reason: reason,
+			target: b.peerTarget, routes: b.routes, via: viaSentBy + ";branch=" + branch, reason: reason,
 		}
 		if sender != l.key.initiator {
 			r.from, r.to = r.to, r.from
@@ -163,13 +163,13 @@ func (e *edge) sendBye(l *leg, sender direction, viaSentBy, reason string, to ho
 // routes is the route set toward it.
 func (e *edge) endLateCall(c *clientTx, ok *sipmsg.Message, viaSentBy string, routes []string) {
 	target := contactURI(ok)
-	if target == nil {
+	if target == "" {
 		return
 	}
 	seq, _ := ok.CSeq()
 	r := dialogRequest{
 		method: "ACK", from: headerText(ok, sipmsg.From), to: headerText(ok, sipmsg.To), callID: string(ok.CallID()), cseq: seq,
-		target: string(target), routes: routes, via: viaSentBy + ";branch=" + newBranch(),
+		target: target, routes: routes, via: viaSentBy + ";branch=" + newBranch(),
 	}
 	c.peer.send(r.message())
 	branch := newBranch()
@@ -183,7 +183,7 @@ func (c *clientTx) orphaned(ok *sipmsg.Message) bool {
 	if !c.invite || ok.StatusCode()/100 != 2 {
 		return false
 	}
-	return c.left || c.leg != nil && c.leg.ended && c.leg.info.Answered.IsZero()
+	return c.left || c.leg != nil && c.leg.ended && c.leg.answeredAt.IsZero()
 }
 
 // recordRoutes are the Record-Route values of m in their order, or reversed.

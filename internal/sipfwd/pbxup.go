@@ -2,6 +2,7 @@ package sipfwd
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
@@ -155,7 +156,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 	status, l := m.StatusCode(), s.leg
 	if no := p.responseSDPUp(s, l, m, status); no != nil {
 		p.edge.refuseFor(s, no)
-		if l != nil && l.info.Answered.IsZero() {
+		if l != nil && l.answeredAt.IsZero() {
 			p.legs.finish(l, no.reason)
 		}
 		return
@@ -174,7 +175,7 @@ func (p *pbxPhone) responseFromTunnel(m *sipmsg.Message) {
 	if s.peer.reliable() {
 		m.EnsureContentLength()
 	}
-	p.edge.respond(s, status, appendEdited(nil, m, p.side.counters))
+	p.edge.respond(s, m, appendEdited(nil, m, p.side.counters))
 }
 
 func (p *pbxPhone) responseSDPUp(s *serverTx, l *leg, m *sipmsg.Message, status int) *refusal {
@@ -206,20 +207,12 @@ func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
 	if _, has := m.Header(sipmsg.RecordRoute); !has {
 		return
 	}
-	var req sipmsg.Message
-	if req.Parse(s.request) != nil {
-		return
-	}
-	own := make(map[string]bool)
-	for it := req.Values(sipmsg.RecordRoute); it.Next(); {
-		own[string(it.Bytes())] = true
-	}
-	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !own[string(at.Bytes())] })
+	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !slices.Contains(s.routes, string(at.Bytes())) })
 }
 
 // noteContact keeps where the phone, which has sent m, wants the dialog's requests.
 func (b *dialog) noteContact(m *sipmsg.Message) {
-	if c := contactURI(m); c != nil {
+	if c := contactURI(m); c != "" {
 		b.contact = c
 	}
 }

@@ -1,6 +1,7 @@
 package sipfwd
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -127,11 +128,13 @@ func (port *phonePort) read() {
 	}
 }
 
-// readOne returns an error when the port is closed.
+// readOne returns an error when the port is closed. What holds any datagram is given
+// back before the message is worked on, which many ports do at once.
 func (port *phonePort) readOne() error {
 	buf := port.ports.buffer()
-	defer port.ports.buffers.Put(buf)
 	n, from, err := port.socks.udp.ReadFromUDPAddrPort(buf[:])
+	msg := bytes.Clone(buf[:n])
+	port.ports.buffers.Put(buf)
 	if err != nil {
 		if errors.Is(err, net.ErrClosed) {
 			return err
@@ -141,7 +144,7 @@ func (port *phonePort) readOne() error {
 	}
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	if port.admits(from) {
-		port.deliver(source{addr: from}, buf[:n])
+		port.deliver(source{addr: from}, msg)
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func answerInstead(c *clientTx, no *refusal, toTunnel func([]byte), legs *legTab
 			toTunnel(answerTo(&m, no))
 		}
 	}
-	if l := c.leg; l != nil && (c.key.method == "BYE" || c.invite && l.info.Answered.IsZero()) {
+	if l := c.leg; l != nil && (c.key.method == "BYE" || c.invite && l.answeredAt.IsZero()) {
 		legs.finish(l, "no answer to "+c.key.method)
 	}
 }
@@ -187,13 +187,6 @@ func grantedExpiry(m *sipmsg.Message, a sipmsg.Addr) time.Duration {
 		}
 	}
 	return min(time.Duration(seconds)*time.Second, longestLife)
-}
-
-// requestURI is that of request, a request that has been parsed before.
-func requestURI(request []byte) []byte {
-	_, rest, _ := bytes.Cut(request, []byte(" "))
-	uri, _, _ := bytes.Cut(rest, []byte(" "))
-	return uri
 }
 
 // redirects says whether the Contacts of a response are other places to try, and

@@ -83,29 +83,23 @@ func randomHex() string {
 	return hex.EncodeToString(b[:])
 }
 
-// slot holds at most one running timer.
-type slot struct{ t *time.Timer }
-
-func (s *slot) stop() {
-	if s.t != nil {
-		s.t.Stop()
-		s.t = nil
-	}
-}
-
 // serverTx is the server transaction for a request received from the SIP peer
 // and forwarded into the tunnel.
 type serverTx struct {
-	key    txKey
-	invite bool
-	peer   hop
-	cost   int // of the budget
+	key  txKey
+	peer hop
+	cost int // of the budget
 	// As received, with received and rport: what responses of our own are made
-	// from. Nil when a request other than INVITE has been answered.
+	// from. Nil when there will be none: after a 2xx to INVITE, and any final
+	// response to another request.
 	request []byte
-	leg     *leg // nil outside dialogs
-	creates bool // the request may create a dialog
-	offer   bool // the request carried SDP that is no answer
+	routes  []string // its Record-Route
+	leg     *leg     // nil outside dialogs
+	invite  bool
+	creates bool // it may create a dialog
+	secure  bool // its Request-URI is of sips
+	proxied bool // it has passed proxies
+	offer   bool // it carried SDP that is no answer
 	cancel  bool // a CANCEL has been forwarded
 
 	status   int    // of the last response sent, 0 = none
@@ -143,34 +137,35 @@ func ackKeyOf(m *sipmsg.Message) ackKey {
 type clientTx struct {
 	key     txKey // our branch
 	up      txKey // the request's key as it came out of the tunnel
-	invite  bool
 	peer    hop
 	cost    int    // of the budget
 	request []byte // as sent; nil when an INVITE has been answered with 2xx
 	leg     *leg
-	offer   bool
 	// PBX side: the bindings that a REGISTER means, by the phone's own URIs.
 	contacts map[string]*pbxBinding
 	// PBX side: the targets that have failed the request, and the watch over the
 	// one that has it.
 	tried    []netip.AddrPort
-	inDialog bool
-	left     bool // an INVITE that has gone to another target since
-	patience slot
+	patience slot // runs until there is an answer
 
-	status    int
-	resent    int // times, on another connection than the first
+	invite    bool
+	inDialog  bool
+	offer     bool
+	left      bool // an INVITE that has gone to another target since
 	cancelled bool
-	cancel    []byte // waits for the first provisional response, RFC 3261 section 9.1
-	interval  time.Duration
-	resend    slot // timers A and E
-	end       slot // timers B, C, D, F, K
+	resent    uint8 // times, on another connection than the first
+
+	status   int
+	cancel   []byte // waits for the first provisional response, RFC 3261 section 9.1
+	interval time.Duration
+	resend   slot // timers A and E
+	end      slot // timers B, C, D, F, K
 }
 
 // edge runs the transactions between one half of the proxy and its SIP peer
 // for one phone. Every method is called with mu held.
 type edge struct {
-	mu       *sync.Mutex
+	alarms
 	servers  map[txKey]*serverTx
 	clients  map[txKey]*clientTx
 	oks      map[ackKey]*success // that have not been acknowledged
@@ -182,26 +177,11 @@ type edge struct {
 
 func newEdge(mu *sync.Mutex, counters *counter.Set, b *budget, timedOut func(*clientTx)) *edge {
 	return &edge{
-		mu: mu, counters: counters, budget: b, timedOut: timedOut,
+		alarms:   alarms{mu: mu, began: time.Now()},
+		counters: counters, budget: b, timedOut: timedOut,
 		servers: make(map[txKey]*serverTx), clients: make(map[txKey]*clientTx),
 		oks: make(map[ackKey]*success),
 	}
-}
-
-// arm runs f after d, with mu held, unless s is stopped or armed again before.
-func (e *edge) arm(s *slot, d time.Duration, f func()) {
-	s.stop()
-	var t *time.Timer
-	t = time.AfterFunc(d, func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if s.t != t {
-			return
-		}
-		s.t = nil
-		f()
-	})
-	s.t = t
 }
 
 // close forgets all transactions.
@@ -237,7 +217,7 @@ func (e *edge) retransmission(m *sipmsg.Message) bool {
 // received and rport have been added; nil when there are too many, or when m has
 // become larger with them than the tunnel carries, which peer is told.
 func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
-	request := m.AppendTo(make([]byte, 0, len(m.Bytes())+64))
+	request := m.AppendTo(nil)
 	if len(request) > maxMessage {
 		e.counters.Counter(tooLarge.counter).Inc()
 		peer.send(answerTo(m, tooLarge))
@@ -249,9 +229,13 @@ func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
 		return nil
 	}
 	s := &serverTx{
-		key: requestKey(m), invite: string(m.Method()) == "INVITE", creates: createsDialog(m),
+		key: requestKey(m), invite: string(m.Method()) == "INVITE",
+		creates: createsDialog(m), secure: isSIPS(m.RequestURI()), proxied: viaProxies(m),
 		peer: peer, cost: txCost(m.Bytes()),
 		request: request,
+	}
+	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
+		s.routes = append(s.routes, string(it.Bytes()))
 	}
 	e.servers[s.key] = s
 	if s.invite {
@@ -284,17 +268,24 @@ func (e *edge) dropServer(s *serverTx) {
 	}
 }
 
-// respond sends a response to the request of s. msg must not be changed afterwards;
-// a final one that is empty becomes 500. It reports whether the response was sent.
-func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
-	if len(msg) == 0 { // our edits of it made nothing
-		if status < 200 || s.request == nil {
-			return false
-		}
+// respond sends msg, which was made of the response m, to the request of s. It must not
+// be changed afterwards; a final one that is empty becomes 500. It reports whether the
+// response was sent.
+func (e *edge) respond(s *serverTx, m *sipmsg.Message, msg []byte) bool {
+	status := m.StatusCode()
+	switch {
+	case len(msg) == 0 && status >= 200: // our edits of it made nothing
 		status, msg = 500, ownResponse(s.request, 500, "Response Too Complex", randomHex())
+	case len(msg) > 0 && s.invite && status/100 == 2:
+		return e.succeed(s, m, msg)
 	}
-	if s.invite && status/100 == 2 {
-		return e.succeed(s, status, msg)
+	return e.answer(s, status, msg)
+}
+
+// answer is respond for what is no 2xx to INVITE.
+func (e *edge) answer(s *serverTx, status int, msg []byte) bool {
+	if len(msg) == 0 {
+		return false
 	}
 	if s.status >= 200 {
 		e.counters.Counter("sip.dropped.late_response").Inc()
@@ -330,19 +321,16 @@ func (e *edge) respond(s *serverTx, status int, msg []byte) bool {
 // repeated until its ACK, in place of the callee, whose own transport may be one
 // that never retransmits. The callee's own retransmission is needed only once our
 // peer has shown by its ACK that it had the first.
-func (e *edge) succeed(s *serverTx, status int, msg []byte) bool {
-	var m sipmsg.Message
-	if m.Parse(msg) != nil {
-		return false
-	}
-	key := ackKeyOf(&m)
+func (e *edge) succeed(s *serverTx, m *sipmsg.Message, msg []byte) bool {
+	key := ackKeyOf(m)
 	ok := e.oks[key]
 	if ok != nil && bytes.Equal(ok.msg, msg) {
 		return false
 	}
 	if s.status < 200 {
 		s.resend.stop()
-		s.status = status
+		s.status, s.request = m.StatusCode(), nil
+		s.cost = e.budget.exchange(s.cost, txBase+len(msg))
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
 	if s.status < 300 {
@@ -394,7 +382,7 @@ func (e *edge) resendResponse(s *serverTx) {
 
 // refuse answers the request of s ourselves.
 func (e *edge) refuse(s *serverTx, status int, reason string, headers ...string) {
-	e.respond(s, status, ownResponse(s.request, status, reason, randomHex(), headers...))
+	e.answer(s, status, ownResponse(s.request, status, reason, randomHex(), headers...))
 }
 
 // refuseFor does so for a reason that has been counted.
@@ -522,6 +510,7 @@ func (e *edge) advance(c *clientTx, m *sipmsg.Message) bool {
 		}
 		return false
 	}
+	c.patience.stop()
 	if status < 200 {
 		return e.provisional(c, status)
 	}

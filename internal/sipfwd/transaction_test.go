@@ -181,7 +181,7 @@ func TestServerTimers(t *testing.T) {
 				e.do(func() {
 					res := testResponse(tt.status, "INVITE", testBranch)
 					m := parsed(t, res)
-					e.edge.respond(s, m.StatusCode(), []byte(res))
+					e.edge.respond(s, m, []byte(res))
 				})
 				time.Sleep(4 * time.Second)
 				e.do(func() {
@@ -220,7 +220,7 @@ func TestEach2xxWaitsForItsACK(t *testing.T) {
 		e.do(func() {
 			s = e.edge.newServer(parsed(t, testRequest("INVITE", testBranch)), e.sink)
 			for _, tag := range []string{"2", "3", "2"} {
-				if sent := e.edge.respond(s, 200, ok(tag)); sent != (tag != "2" || len(s.oks) == 1) {
+				if sent := e.edge.respond(s, parsed(t, string(ok(tag))), ok(tag)); sent != (tag != "2" || len(s.oks) == 1) {
 					t.Errorf("%s: sent %v", tag, sent)
 				}
 			}
@@ -240,7 +240,7 @@ func TestEach2xxWaitsForItsACK(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		ack("2")
 		e.do(func() {
-			if !e.edge.respond(s, 200, ok("3")) {
+			if !e.edge.respond(s, parsed(t, string(ok("3"))), ok("3")) {
 				t.Error("the callee repeats it, so that the ACK was lost behind us, and the caller does not hear of it")
 			}
 			want := "200@0s 200@0s 200@500ms 200@500ms 200@1.5s 200@3.5s 200@3.6s"
@@ -265,7 +265,8 @@ func TestAcknowledged2xxIsForgotten(t *testing.T) {
 		invite := parsed(t, testRequest("INVITE", testBranch))
 		e.do(func() {
 			s := e.edge.newServer(invite, e.sink)
-			e.edge.respond(s, 200, []byte(testResponse("200 OK", "INVITE", testBranch)))
+			res := testResponse("200 OK", "INVITE", testBranch)
+			e.edge.respond(s, parsed(t, res), []byte(res))
 			if !e.edge.retransmission(invite) || s.last == nil {
 				t.Error("the 2xx is gone before it was acknowledged")
 			}

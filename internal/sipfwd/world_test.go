@@ -403,8 +403,8 @@ func (w *world) sent(toPhone bool, to netip.AddrPort, b []byte, port *worldPort)
 	if !toPhone {
 		w.lastUp = port
 		w.atPBX = append(w.atPBX, in)
-		if u := contactURI(&m); u != nil && string(m.Method()) == "REGISTER" {
-			w.contacts = append(w.contacts, string(u))
+		if u := contactURI(&m); u != "" && string(m.Method()) == "REGISTER" {
+			w.contacts = append(w.contacts, u)
 		}
 		return
 	}

@@ -75,6 +75,12 @@ func (m *Message) AppendTo(dst []byte) []byte {
 	if m.conflict != nil {
 		return dst
 	}
+	size := len(m.buf)
+	for i := range m.edits {
+		e := &m.edits[i]
+		size += e.to - e.from - (e.end - e.start)
+	}
+	dst = slices.Grow(dst, size)
 	pos := 0
 	for i := range m.edits {
 		e := &m.edits[i]
