@@ -185,8 +185,8 @@ func (m *Media) forget() {
 
 // RTP returns the RTP socket. Its LocalAddr belongs into the SDP that goes to
 // the PBX. Where packets go is for the PBX's SDP to say: the address given to
-// WriteTo does not matter, and that of ReadFrom is the PBX's without a port.
-// Closing it closes both.
+// WriteTo does not matter, and that of ReadFrom is the PBX's without a port, the
+// same for all packets, not to be changed. Closing it closes both.
 func (m *Media) RTP() net.PacketConn { return &m.rtp }
 
 // RTCP returns the RTCP socket, one port above that of RTP.

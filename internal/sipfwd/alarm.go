@@ -8,7 +8,7 @@ import (
 
 // alarms are what is to be done later, by one timer of the runtime's for all: most wait
 // half a minute for nothing to happen, several for every call, and a timer of their own
-// would be three times as large. All methods are called with mu held.
+// would be three times as large. All methods but ring are called with mu held.
 type alarms struct {
 	mu    *sync.Mutex
 	began time.Time

@@ -39,26 +39,30 @@ func TestCostlyMessages(t *testing.T) {
 			}
 		})
 	}
-	t.Run("routes in a response", func(t *testing.T) {
-		r := newRogue(t)
-		r.send(r.call.request("REGISTER", "sip:d", "Contact: <sip:alice@10.9.9.9>"))
-		reg := r.pbxSock.next()
-		port := r.pbxSock.from
-		r.pbxSock.reply(reg, "200 OK", "Contact: "+reg.header("Contact")+";expires=60")
-		r.gets("SIP/2.0 200 ")
-		in := phoneCall(t, r.pbxSock, "bob", "alice")
-		r.pbxSock.send(port, in.request("MESSAGE", "sip:alice@"+port.String()))
-		var m received
-		m.Parse(<-r.conn.in)
-		start := time.Now()
-		r.send(answer(m, "200 OK", "Record-Route: "+strings.Repeat("a,", size/2)+"a"))
-		if ok := r.pbxSock.next(); ok.header("Record-Route") != "" {
-			t.Errorf("the PBX got:\n%.300s", ok.raw)
-		}
-		if d := time.Since(start); d > time.Second {
-			t.Errorf("it took %v", d)
-		}
-	})
+	for _, asked := range []struct{ name, header string }{
+		{"routes in a response", "Subject: none"}, {"routes in a response, and others in the request", "Record-Route: " + numbered("%x,")[:size/2] + "a"},
+	} {
+		t.Run(asked.name, func(t *testing.T) {
+			r := newRogue(t)
+			r.send(r.call.request("REGISTER", "sip:d", "Contact: <sip:alice@10.9.9.9>"))
+			reg := r.pbxSock.next()
+			port := r.pbxSock.from
+			r.pbxSock.reply(reg, "200 OK", "Contact: "+reg.header("Contact")+";expires=60")
+			r.gets("SIP/2.0 200 ")
+			in := phoneCall(t, r.pbxSock, "bob", "alice")
+			r.pbxSock.send(port, in.request("MESSAGE", "sip:alice@"+port.String(), asked.header))
+			var m received
+			m.Parse(<-r.conn.in)
+			start := time.Now()
+			r.send(answer(m, "200 OK", "Record-Route: "+strings.Repeat("z,", size/5)+"z"))
+			if ok := r.pbxSock.next(); strings.Contains(string(ok.raw), "z,z") {
+				t.Errorf("the PBX got:\n%.300s", ok.raw)
+			}
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("it took %v", d)
+			}
+		})
+	}
 	t.Run("more to edit in a response than is done", func(t *testing.T) {
 		r := newRig(t)
 		phone := newAgent(t, "127.0.0.1:0")

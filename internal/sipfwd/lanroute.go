@@ -67,10 +67,11 @@ func (l *leg) throughProxies(m *sipmsg.Message) {
 // dialog, ourselves and the proxies of the office that the request has passed.
 func (f *flow) recordProxies(s *serverTx, m *sipmsg.Message) {
 	m.AddAfter(sipmsg.RecordRoute, "Record-Route", f.recordRoute(s.secure))
-	if !s.proxied {
+	var req sipmsg.Message
+	if !s.routed || req.Parse(s.request) != nil || !viaProxies(&req) {
 		return
 	}
-	for _, route := range s.routes {
+	for _, route := range recordRoutes(&req, false) {
 		m.AddAfter(sipmsg.RecordRoute, "Record-Route", []byte(route))
 	}
 }

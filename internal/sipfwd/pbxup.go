@@ -2,7 +2,6 @@ package sipfwd
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/siptunnel/siptunnel/internal/sipmsg"
 )
@@ -207,7 +206,17 @@ func (p *pbxPhone) keepRecordRoutes(s *serverTx, m *sipmsg.Message) {
 	if _, has := m.Header(sipmsg.RecordRoute); !has {
 		return
 	}
-	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !slices.Contains(s.routes, string(at.Bytes())) })
+	own := make(map[string]bool)
+	if s.routed {
+		var req sipmsg.Message
+		if req.Parse(s.request) != nil {
+			return
+		}
+		for it := req.Values(sipmsg.RecordRoute); it.Next(); {
+			own[string(it.Bytes())] = true
+		}
+	}
+	m.RemoveValues(sipmsg.RecordRoute, func(at sipmsg.Values) bool { return !own[string(at.Bytes())] })
 }
 
 // noteContact keeps where the phone, which has sent m, wants the dialog's requests.

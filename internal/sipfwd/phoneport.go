@@ -133,17 +133,19 @@ func (port *phonePort) read() {
 func (port *phonePort) readOne() error {
 	buf := port.ports.buffer()
 	n, from, err := port.socks.udp.ReadFromUDPAddrPort(buf[:])
-	msg := bytes.Clone(buf[:n])
-	port.ports.buffers.Put(buf)
-	if err != nil {
-		if errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		port.count("sip.dropped.receive_failed")
-		return nil
-	}
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	if port.admits(from) {
+	var msg []byte
+	admitted := err == nil && port.admits(from)
+	if admitted {
+		msg = bytes.Clone(buf[:n])
+	}
+	port.ports.buffers.Put(buf)
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		return err
+	case err != nil:
+		port.count("sip.dropped.receive_failed")
+	case admitted:
 		port.deliver(source{addr: from}, msg)
 	}
 	return nil

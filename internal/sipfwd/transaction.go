@@ -90,15 +90,15 @@ type serverTx struct {
 	peer hop
 	cost int // of the budget
 	// As received, with received and rport: what responses of our own are made
-	// from. Nil when there will be none: after a 2xx to INVITE, and any final
-	// response to another request.
+	// from. Nil when there will be none: after any final response to a request
+	// other than INVITE, and a 2xx to an INVITE whose Record-Route is not needed for
+	// those of other branches.
 	request []byte
-	routes  []string // its Record-Route
-	leg     *leg     // nil outside dialogs
+	leg     *leg // nil outside dialogs
 	invite  bool
 	creates bool // it may create a dialog
 	secure  bool // its Request-URI is of sips
-	proxied bool // it has passed proxies
+	routed  bool // it has a Record-Route
 	offer   bool // it carried SDP that is no answer
 	cancel  bool // a CANCEL has been forwarded
 
@@ -109,6 +109,9 @@ type serverTx struct {
 	oks      []*success // of an INVITE
 	end      slot
 }
+
+// size is about how many bytes s needs.
+func (s *serverTx) size() int { return txBase + len(s.request) + len(s.last) }
 
 // success is a 2xx to an INVITE, which waits for its own ACK: a fork has several
 // (RFC 3261 section 13.3.1.4).
@@ -230,13 +233,11 @@ func (e *edge) newServer(m *sipmsg.Message, peer hop) *serverTx {
 	}
 	s := &serverTx{
 		key: requestKey(m), invite: string(m.Method()) == "INVITE",
-		creates: createsDialog(m), secure: isSIPS(m.RequestURI()), proxied: viaProxies(m),
+		creates: createsDialog(m), secure: isSIPS(m.RequestURI()),
 		peer: peer, cost: txCost(m.Bytes()),
 		request: request,
 	}
-	for it := m.Values(sipmsg.RecordRoute); it.Next(); {
-		s.routes = append(s.routes, string(it.Bytes()))
-	}
+	_, s.routed = m.Header(sipmsg.RecordRoute)
 	e.servers[s.key] = s
 	if s.invite {
 		e.arm(&s.resend, tryingAfter, func() { e.sendTrying(s) })
@@ -284,11 +285,11 @@ func (e *edge) respond(s *serverTx, m *sipmsg.Message, msg []byte) bool {
 
 // answer is respond for what is no 2xx to INVITE.
 func (e *edge) answer(s *serverTx, status int, msg []byte) bool {
-	if len(msg) == 0 {
-		return false
-	}
-	if s.status >= 200 {
+	switch {
+	case s.status >= 200:
 		e.counters.Counter("sip.dropped.late_response").Inc()
+		return false
+	case len(msg) == 0:
 		return false
 	}
 	s.status, s.last = status, msg
@@ -311,7 +312,7 @@ func (e *edge) answer(s *serverTx, status int, msg []byte) bool {
 	default:
 		s.resend.stop()
 		s.request = nil
-		s.cost = e.budget.exchange(s.cost, txBase+len(msg))
+		s.cost = e.budget.exchange(s.cost, s.size())
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
 	return true
@@ -329,17 +330,20 @@ func (e *edge) succeed(s *serverTx, m *sipmsg.Message, msg []byte) bool {
 	}
 	if s.status < 200 {
 		s.resend.stop()
-		s.status, s.request = m.StatusCode(), nil
-		s.cost = e.budget.exchange(s.cost, txBase+len(msg))
+		s.status = m.StatusCode()
+		if !s.routed {
+			s.request = nil
+		}
 		e.arm(&s.end, txTimeout, func() { e.dropServer(s) })
 	}
 	if s.status < 300 {
 		s.last = msg
+		s.cost = e.budget.exchange(s.cost, s.size())
 	}
 	s.peer.send(msg)
 	switch {
 	case ok != nil:
-		ok.msg = msg
+		ok.msg, ok.cost = msg, e.budget.exchange(ok.cost, len(msg))
 	case !s.peer.reliable() && len(s.oks) < maxDialogs && !s.knows(key) && e.budget.take(len(msg)):
 		ok = &success{key: key, server: s, msg: msg, cost: len(msg), interval: t1}
 		s.oks, e.oks[key] = append(s.oks, ok), ok
@@ -403,6 +407,7 @@ func (e *edge) ack(m *sipmsg.Message) bool {
 	if ok := e.oks[ackKeyOf(m)]; ok != nil {
 		if s := ok.server; s.lastIs(ok.msg) {
 			s.last = nil // who has it does not ask for it again
+			s.cost = e.budget.exchange(s.cost, s.size())
 		}
 		e.acknowledged(ok)
 	}

@@ -349,3 +349,53 @@ func TestRetarget(t *testing.T) {
 		})
 	}
 }
+
+// TestBudgetOfAnsweredRequests: what a transaction keeps when it has been answered is
+// accounted for, however large requests and later answers are.
+func TestBudgetOfAnsweredRequests(t *testing.T) {
+	const large = 50_000
+	routes := "Record-Route: " + strings.Repeat("a,", large/2) + "a\r\n"
+	padding := "Subject: " + strings.Repeat("a", large) + "\r\n"
+	with := func(msg, header, toTag string) string {
+		return strings.Replace(strings.Replace(msg, "tag=2", "tag="+toTag, 1), "Call-ID:", header+"Call-ID:", 1)
+	}
+	for _, tt := range []struct {
+		name, method, request string
+		answers               []string // their headers
+		keeps                 int
+	}{
+		{"OPTIONS with routes", "OPTIONS", routes, []string{""}, 0},
+		{"INVITE", "INVITE", padding, []string{""}, 0},
+		{"INVITE with routes, which other branches need", "INVITE", routes, []string{""}, large},
+		{"a second branch says more", "INVITE", "", []string{"", padding}, large},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEdgeTest(false)
+				e.do(func() {
+					s := e.edge.newServer(parsed(t, with(testRequest(tt.method, testBranch), tt.request, "")), e.sink)
+					for i, header := range tt.answers {
+						m := parsed(t, with(testResponse("200 OK", tt.method, testBranch), header, fmt.Sprint("t", i)))
+						e.edge.respond(s, m, m.Bytes())
+					}
+					used, kept := int(e.edge.budget.used.Load()), len(s.request)+len(s.last)
+					if kept < tt.keeps || kept > tt.keeps+1000 || used < kept+txBase {
+						t.Errorf("%d bytes are kept, and %d accounted for", kept, used)
+					}
+					if m := parsed(t, testResponse("486 Busy", tt.method, testBranch)); e.edge.respond(s, m, m.Bytes()) || e.edge.respond(s, m, nil) {
+						t.Error("a late answer was sent")
+					}
+					if n := e.edge.counters.Counter("sip.dropped.late_response").Value(); n != 2 {
+						t.Errorf("%d late answers were counted", n)
+					}
+				})
+				time.Sleep(2 * txTimeout)
+				e.do(func() {
+					if len(e.edge.servers) != 0 || e.edge.budget.used.Load() != 0 {
+						t.Errorf("%d transactions, %d bytes left", len(e.edge.servers), e.edge.budget.used.Load())
+					}
+				})
+			})
+		})
+	}
+}
