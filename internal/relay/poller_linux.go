@@ -228,12 +228,13 @@ func (p *Poller) add(h *half) error {
 func (p *Poller) remove(h *half) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.drop(h)
-	if h.slot >= 0 {
-		p.slots[h.slot].half = nil
-		p.free = append(p.free, h.slot)
-		h.slot = -1
+	if h.slot < 0 {
+		return // Its descriptor may be another socket's by now.
 	}
+	p.drop(h)
+	p.slots[h.slot].half = nil
+	p.free = append(p.free, h.slot)
+	h.slot = -1
 }
 
 // drop has the socket read no more. It is called with mu held.

@@ -70,8 +70,9 @@ type Config struct {
 	Report bool
 
 	// Replaces is the Relay in whose place this one is, with another Pair for the same
-	// peer and with the same Poller. Start closes it, and this one goes on with what that has measured. On an
-	// error it stays as it is. Nil: none.
+	// peer and with the same Poller. Start closes it, and this one goes on with what that
+	// has measured; whoever still sends there is told so (net.ErrClosed). On an error it
+	// stays as it is. Nil: none.
 	Replaces *Relay
 }
 
@@ -148,8 +149,8 @@ func Start(config Config) (*Relay, error) {
 	return r, nil
 }
 
-// replace closes old and takes from it what it has measured, before there is a remote
-// address and so anything else to measure.
+// replace closes old and takes from it what it has measured, before r has a remote
+// address and so anything of its own to measure.
 func (r *Relay) replace(old *Relay) {
 	_ = old.Close() // that of its ports
 	old.halves[RTP].mu.Lock()

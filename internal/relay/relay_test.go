@@ -359,9 +359,15 @@ func TestRelayGivesItsPortsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := startRelay(t, Config{Pair: pair})
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
+	var closing sync.WaitGroup
+	for range 4 {
+		closing.Go(func() {
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
+	closing.Wait()
 	if open, resting, _ := p.Usage(); open != 0 || resting != 1 {
 		t.Errorf("%d open, %d resting, want 0, 1", open, resting)
 	}
